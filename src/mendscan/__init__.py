@@ -1,0 +1,71 @@
+"""mendscan finds what does not belong in a medical scan, having seen only healthy ones.
+
+Example::
+
+    import mendscan
+
+    mendscan.train("healthy_scans", "model", minutes=30)
+    detector = mendscan.Detector.load("model")
+    detection = detector.detect("scan.nii.gz")
+    print(detection.score, detection.p_value, detection.anomaly_map.max())
+    detection.save("results")
+
+Research use only; not a medical device.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mendscan.detection.batch import detect_folder
+    from mendscan.detection.detector import Detector
+    from mendscan.errors import MendscanError
+    from mendscan.evaluation.folders import evaluate_folder
+    from mendscan.results import Detection, Finding
+    from mendscan.training.trainer import TrainingSummary, train
+    from mendscan.volumes.reading import read_volume
+    from mendscan.volumes.volume import Volume, volume_from_array
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Detection",
+    "Detector",
+    "Finding",
+    "MendscanError",
+    "TrainingSummary",
+    "Volume",
+    "__version__",
+    "detect_folder",
+    "evaluate_folder",
+    "read_volume",
+    "train",
+    "volume_from_array",
+]
+
+_HOMES = {
+    "Detection": "mendscan.results",
+    "Detector": "mendscan.detection.detector",
+    "Finding": "mendscan.results",
+    "MendscanError": "mendscan.errors",
+    "TrainingSummary": "mendscan.training.trainer",
+    "Volume": "mendscan.volumes.volume",
+    "detect_folder": "mendscan.detection.batch",
+    "evaluate_folder": "mendscan.evaluation.folders",
+    "read_volume": "mendscan.volumes.reading",
+    "train": "mendscan.training.trainer",
+    "volume_from_array": "mendscan.volumes.volume",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that importing mendscan does not import torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mendscan' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

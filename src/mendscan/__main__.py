@@ -1,0 +1,5 @@
+"""``python -m mendscan``."""
+
+from mendscan.cli import main
+
+main()

@@ -1,0 +1,112 @@
+"""Random changes of training slices, on batches of tensors, as a function of a generator."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.nn.functional import affine_grid, conv2d, grid_sample, interpolate, pad
+
+from mendscan.config import AugmentationSettings
+
+__all__ = ["augment"]
+
+_ELASTIC_CELL = 8
+"""Pixels between the control points of the elastic displacement."""
+_BLUR_REACH = 2
+"""Pixels to either side that a blur reaches."""
+
+
+def augment(
+    slices_BHW: Float[Tensor, "B H W"],
+    settings: AugmentationSettings,
+    *,
+    flip_axis: int | None,
+    generator: Generator,
+) -> Float[Tensor, "B H W"]:
+    """Deform, recolour, blur and add noise, each slice by its own draw.
+
+    Args:
+        slices_BHW: Prepared slices.
+        settings: Ranges.
+        flip_axis: Which axis of the batch runs left to right (1 or 2); None if neither does.
+        generator: The only source of chance.
+    """
+    background = slices_BHW == 0 if settings.keep_zero else None
+    moved, background = _deform(slices_BHW, background, settings, flip_axis, generator)
+    coloured = _recolour(moved, settings, generator)
+    blurred = _blur(coloured, settings, generator)
+    noisy = _add_noise(blurred, settings, generator)
+    return noisy if background is None else noisy.masked_fill(background, 0.0)
+
+
+def _uniform(count: int, low: float, high: float, generator: Generator) -> Float[Tensor, " B"]:
+    return torch.rand(count, generator=generator) * (high - low) + low
+
+
+def _deform(
+    slices_BHW: Tensor,
+    background: Tensor | None,
+    settings: AugmentationSettings,
+    flip_axis: int | None,
+    generator: Generator,
+) -> tuple[Tensor, Tensor | None]:
+    """Rotate, scale, mirror and deform elastically, with one interpolation."""
+    batch, height, width = slices_BHW.shape
+    angle = torch.deg2rad(_uniform(batch, -settings.rotation_degrees, settings.rotation_degrees, generator))
+    zoom = 1 / _uniform(batch, *settings.scale_range, generator)
+    mirror = torch.where(torch.rand(batch, generator=generator) < 0.5, -1.0, 1.0)
+    mirror = mirror if settings.flip and flip_axis is not None else torch.ones(batch)
+    # grid_sample's coordinates are (x, y) = (W, H), each in [-1, 1]; a rotation must know the slice's aspect.
+    flip_x, flip_y = (mirror, torch.ones(batch)) if flip_axis == 2 else (torch.ones(batch), mirror)
+    cosine, sine, aspect = torch.cos(angle) * zoom, torch.sin(angle) * zoom, height / width
+    rows = [
+        torch.stack([flip_x * cosine, -sine * aspect, torch.zeros(batch)], dim=1),
+        torch.stack([sine / aspect, flip_y * cosine, torch.zeros(batch)], dim=1),
+    ]
+    grid = affine_grid(torch.stack(rows, dim=1), [batch, 1, height, width], align_corners=False)
+    grid = (grid + _elastic(batch, height, width, settings.elastic_pixels, generator)).to(slices_BHW)
+    moved = grid_sample(slices_BHW[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+    if background is None:
+        return moved, None
+    where = grid_sample(background[:, None].to(grid), grid, mode="nearest", padding_mode="border", align_corners=False)
+    return moved, where[:, 0] > 0.5
+
+
+def _elastic(batch: int, height: int, width: int, pixels: float, generator: Generator) -> Float[Tensor, "B H W 2"]:
+    """Return a smooth random displacement in grid_sample's units."""
+    cells = (max(2, height // _ELASTIC_CELL), max(2, width // _ELASTIC_CELL))
+    coarse = torch.randn(batch, 2, *cells, generator=generator)
+    smooth = interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
+    per_pixel = torch.tensor([2 / width, 2 / height])
+    return rearrange(smooth, "B c H W -> B H W c") * per_pixel * pixels * 0.5
+
+
+def _recolour(slices_BHW: Tensor, settings: AugmentationSettings, generator: Generator) -> Tensor:
+    """Change contrast and brightness of the intensities within ±`clip_sigma`."""
+    batch = len(slices_BHW)
+    gain = 1 + _uniform(batch, -settings.contrast, settings.contrast, generator)
+    shift = _uniform(batch, -settings.brightness, settings.brightness, generator)
+    inside = slices_BHW.clamp(-settings.clip_sigma, settings.clip_sigma)
+    return inside * gain.to(slices_BHW)[:, None, None] + shift.to(slices_BHW)[:, None, None]
+
+
+def _blur(slices_BHW: Tensor, settings: AugmentationSettings, generator: Generator) -> Tensor:
+    """Blur half of the slices by a Gaussian of random width."""
+    batch = len(slices_BHW)
+    sigma = _uniform(batch, 0.05, max(settings.blur_sigma_pixels, 0.05), generator)
+    chosen = (torch.rand(batch, generator=generator) < 0.5).to(slices_BHW.device)
+    steps = torch.arange(-_BLUR_REACH, _BLUR_REACH + 1)
+    kernel = torch.exp(-0.5 * (steps / sigma[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).to(slices_BHW)
+    padded = pad(slices_BHW[None], (_BLUR_REACH,) * 4, mode="replicate")
+    blurred = conv2d(padded, kernel[:, None, :, None], groups=batch)
+    blurred = conv2d(blurred, kernel[:, None, None, :], groups=batch)[0]
+    return torch.where(chosen[:, None, None], blurred, slices_BHW)
+
+
+def _add_noise(slices_BHW: Tensor, settings: AugmentationSettings, generator: Generator) -> Tensor:
+    sigma = _uniform(len(slices_BHW), 0.0, settings.noise, generator).to(slices_BHW)
+    noise = torch.randn(slices_BHW.shape, generator=generator).to(slices_BHW)
+    return slices_BHW + sigma[:, None, None] * noise

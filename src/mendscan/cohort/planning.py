@@ -1,0 +1,368 @@
+"""From a cohort's fingerprint to a plan: every decision with its reason in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from mendscan.cohort.preparing import foreground_threshold
+from mendscan.config import (
+    PRESETS,
+    AugmentationSettings,
+    CodebookSettings,
+    DetectionSettings,
+    PreparationSettings,
+    PriorSettings,
+    Settings,
+    TrainingSettings,
+    VqvaeSettings,
+)
+from mendscan.errors import CohortError
+from mendscan.volumes.volume import Volume
+
+__all__ = ["Decision", "Fingerprint", "Plan", "ScanFacts", "fingerprint", "plan_auto", "plan_preset", "scan_facts"]
+
+Triple = tuple[float, float, float]
+Axis = Literal["X", "Y", "Z"]
+_AXES: tuple[Axis, Axis, Axis] = ("X", "Y", "Z")
+
+REGION_MM = 100.0
+"""Scans whose largest side is shorter show one region, cropped; longer ones show a whole head or body."""
+ANISOTROPIC = 1.5
+"""The coarsest axis is the slice axis when it is coarser than the finest by this factor."""
+VOXEL_BUDGET = 250_000
+"""Voxels of the model grid for whole scans: what two CPU cores can train on and score within minutes."""
+BACKGROUND = 0.05
+"""A voxel below this fraction of its scan's robust range counts as background."""
+PIXELS_PER_STEP = 250_000
+"""Slice pixels in one training batch: about 0.2 s a step on two CPU cores."""
+
+
+@dataclass(frozen=True)
+class ScanFacts:
+    """What planning needs to know of one scan."""
+
+    name: str
+    content_hash: str
+    shape: tuple[int, int, int]
+    spacing_mm: Triple
+    orientation: str
+    percentiles: Triple
+    """1st, 50th and 99th percentile of the intensities."""
+    background_fraction: float
+    """Share of the voxels that are background."""
+    foreground_mm: Triple
+    """Sides of the box that holds the foreground."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The cohort in figures."""
+
+    scans: int
+    shape_min: tuple[int, ...]
+    shape_median: Triple
+    shape_max: tuple[int, ...]
+    spacing_median_mm: Triple
+    spacing_max_mm: Triple
+    extent_median_mm: Triple
+    foreground_mm: Triple
+    """95th percentile over scans of the sides of the foreground's box."""
+    orientations: dict[str, int]
+    intensity_scale_ratio: float
+    """Largest 99th percentile over the smallest: 1 when all scans share one scale."""
+    intensity_low: float
+    intensity_high: float
+    background_fraction: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One choice of the plan."""
+
+    setting: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings of a model and why they are what they are."""
+
+    fingerprint: Fingerprint
+    decisions: tuple[Decision, ...]
+    settings: Settings
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "fingerprint": asdict(self.fingerprint),
+            "decisions": [asdict(decision) for decision in self.decisions],
+            "settings": self.settings.model_dump(mode="json"),
+        }
+
+
+def scan_facts(volume: Volume) -> ScanFacts:
+    """Measure one scan."""
+    voxels = volume.voxels_XYZ
+    inside = voxels > foreground_threshold(voxels, BACKGROUND)
+    low, middle, high = (float(p) for p in np.percentile(voxels, (1, 50, 99)))
+    return ScanFacts(
+        name=volume.name,
+        content_hash=volume.content_hash,
+        shape=volume.shape,
+        spacing_mm=volume.spacing_mm,
+        orientation=_orientation(volume),
+        percentiles=(low, middle, high),
+        background_fraction=1 - float(inside.mean()),
+        foreground_mm=_box_mm(inside, volume.spacing_mm),
+    )
+
+
+def fingerprint(facts: Sequence[ScanFacts]) -> Fingerprint:
+    """Sum up a cohort.
+
+    Raises:
+        CohortError: If there is no scan.
+    """
+    if not facts:
+        raise CohortError("no usable scan", code="E_NO_SCANS", remedy="give a folder of healthy .nii or .nii.gz scans")
+    shapes = np.array([f.shape for f in facts])
+    spacings = np.array([f.spacing_mm for f in facts])
+    percentiles = np.array([f.percentiles for f in facts])
+    tops = np.maximum(percentiles[:, 2] - percentiles[:, 0], 1e-12)
+    return Fingerprint(
+        scans=len(facts),
+        shape_min=tuple(int(n) for n in shapes.min(0)),
+        shape_median=_triple(np.median(shapes, 0)),
+        shape_max=tuple(int(n) for n in shapes.max(0)),
+        spacing_median_mm=_triple(np.median(spacings, 0)),
+        spacing_max_mm=_triple(spacings.max(0)),
+        extent_median_mm=_triple(np.median(shapes * spacings, 0)),
+        foreground_mm=_triple(np.percentile([f.foreground_mm for f in facts], 95, axis=0)),
+        orientations=dict(sorted(Counter(f.orientation for f in facts).items())),
+        intensity_scale_ratio=round(float(tops.max() / tops.min()), 3),
+        intensity_low=round(float(np.median(percentiles[:, 0])), 4),
+        intensity_high=round(float(np.median(percentiles[:, 2])), 4),
+        background_fraction=round(float(np.median([f.background_fraction for f in facts])), 4),
+    )
+
+
+def plan_preset(name: str, cohort: Fingerprint, *, seed: int) -> Plan:
+    """Return the paper's settings, whatever the cohort looks like."""
+    settings = PRESETS[name].model_copy(update={"seed": seed})
+    why = f"preset {name}: as Naval Marimont & Tarroni (2021)"
+    return Plan(cohort, (Decision("all settings", name, why),), settings)
+
+
+def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False) -> Plan:
+    """Derive settings from the cohort.
+
+    Args:
+        cohort: Its fingerprint.
+        seed: Seed of training.
+        bfloat16_is_fast: Whether this processor computes bfloat16 natively.
+    """
+    has_background = cohort.background_fraction > 0.1
+    region = max(cohort.extent_median_mm) < REGION_MM
+    axis, axis_decision = _slice_axis(cohort)
+    grid, grid_decisions = _region_grid(cohort, axis) if region else _whole_grid(cohort, axis, has_background)
+    intensity, intensity_decisions = _intensity(cohort, has_background)
+    preparation = PreparationSettings(slice_axis=axis, **grid, **intensity)
+    height, width = (n for n, name in zip(preparation.shape_XYZ, "XYZ", strict=True) if name != axis)
+    batch = int(np.clip(PIXELS_PER_STEP // (height * width), 8, 64))
+    flip = not region and axis != "X"
+    settings = Settings(
+        preset="auto",
+        preparation=preparation,
+        augmentation=AugmentationSettings(flip=flip),
+        vqvae=_AUTO_VQVAE,
+        codebook=_AUTO_CODEBOOK,
+        prior=_AUTO_PRIOR,
+        training=_AUTO_TRAINING.model_copy(
+            update={"batch_slices": batch, "precision": "bfloat16" if bfloat16_is_fast else "float32"}
+        ),
+        detection=DetectionSettings(voxel_map="standardised"),
+        seed=seed,
+    )
+    decisions = (
+        *grid_decisions,
+        axis_decision,
+        *intensity_decisions,
+        *_network_decisions(settings),
+        Decision("augmentation.flip", str(flip).lower(), _flip_reason(region, axis)),
+    )
+    return Plan(cohort, decisions, settings)
+
+
+_AUTO_VQVAE = VqvaeSettings(
+    channels=(64, 64),
+    stem_kernel=4,
+    stem_stride=2,
+    down_kernel=4,
+    up_kernel=4,
+    blocks_per_level=2,
+    stem_blocks=1,
+    norm="group",
+    codes=128,
+)
+_AUTO_CODEBOOK = CodebookSettings(
+    update="ema", commitment=0.25, decay=0.97, revive_below=0.03, unquantised_fraction=0.12
+)
+_AUTO_PRIOR = PriorSettings(
+    channels=64, blocks=2, layers_per_block=2, value_channels=64, attention_downsampling=1, attention_kernel=1
+)
+_AUTO_TRAINING = TrainingSettings(
+    optimiser="adamw",
+    learning_rate_vqvae=1e-3,
+    learning_rate_prior=1e-3,
+    schedule="one-cycle",
+    clip="norm",
+    weight_decay=0.01,
+    vqvae_share=0.4,
+    prior_views=4,
+)
+
+
+def _slice_axis(cohort: Fingerprint) -> tuple[Axis, Decision]:
+    spacing = cohort.spacing_median_mm
+    ratio = max(spacing) / min(spacing)
+    if ratio >= ANISOTROPIC:
+        axis = _AXES[int(np.argmax(spacing))]
+        why = f"the coarsest axis, {max(spacing):.3g} mm against {min(spacing):.3g} mm: slices keep the fine plane"
+    else:
+        axis, why = "Z", f"axial slices; spacing is even within a factor of {ratio:.2f}"
+    return axis, Decision("preparation.slice_axis", axis, why)
+
+
+def _region_grid(cohort: Fingerprint, axis: str) -> tuple[dict[str, Any], list[Decision]]:
+    shape = tuple(
+        max(8, round(n)) if name == axis else _multiple(n) for n, name in zip(cohort.shape_median, "XYZ", strict=True)
+    )
+    largest = max(cohort.extent_median_mm)
+    decisions = [
+        Decision(
+            "preparation.fit",
+            "resize",
+            f"the scans are {largest:.0f} mm at most on their longest side: crops of one region, brought to one grid",
+        ),
+        Decision("preparation.shape_XYZ", _times(shape), "median shape; in plane rounded to multiples of 4"),
+    ]
+    return {"shape_XYZ": shape, "fit": "resize"}, decisions
+
+
+def _whole_grid(cohort: Fingerprint, axis: str, has_background: bool) -> tuple[dict[str, Any], list[Decision]]:
+    sides = np.array(cohort.foreground_mm) * 1.04 if has_background else np.array(cohort.extent_median_mm)
+    finest = np.array(cohort.spacing_median_mm)
+    spacing = finest.copy()
+    while np.prod(np.ceil(sides / spacing)) > VOXEL_BUDGET:
+        spacing = np.maximum(finest, spacing.min() * 1.02)
+    spacing = np.round(spacing, 2)
+    shape = tuple(
+        int(np.ceil(side / mm)) if name == axis else _multiple(side / mm, up=True)
+        for side, mm, name in zip(sides, spacing, "XYZ", strict=True)
+    )
+    what = "the foreground of 95 % of the scans with a margin of 4 %" if has_background else "the median field of view"
+    decisions = [
+        Decision(
+            "preparation.fit",
+            "resample",
+            f"the scans are {max(cohort.extent_median_mm):.0f} mm long: whole scans, millimetres are kept",
+        ),
+        Decision(
+            "preparation.spacing_mm",
+            _times(spacing),
+            f"the median spacing, or coarser so that the grid stays below {VOXEL_BUDGET:,} voxels",
+        ),
+        Decision("preparation.shape_XYZ", _times(shape), f"holds {what}; in plane multiples of 4"),
+    ]
+    return {"shape_XYZ": shape, "fit": "resample", "spacing_mm": tuple(float(mm) for mm in spacing)}, decisions
+
+
+def _intensity(cohort: Fingerprint, has_background: bool) -> tuple[dict[str, Any], list[Decision]]:
+    share = f"{100 * cohort.background_fraction:.0f} % of the voxels are background"
+    if cohort.intensity_low < -200 and cohort.intensity_scale_ratio < 2:
+        low, high = cohort.intensity_low, cohort.intensity_high
+        why = f"negative values on one common scale ({low:.0f} … {high:.0f}), as in CT: the scale carries meaning"
+        decision = Decision("preparation.intensity", f"range {low:.0f} … {high:.0f}", why)
+        values = {"intensity": "range", "intensity_range": (low, high)}
+        return {**values, "background_below": BACKGROUND if has_background else 0.0}, [decision]
+    why = f"99th percentiles differ up to {cohort.intensity_scale_ratio:.3g}-fold: each scan is standardised by itself"
+    below = BACKGROUND if has_background else 0.0
+    where = "statistics of the foreground only" if has_background else "too few to exclude, all voxels count"
+    return {"intensity": "robust", "background_below": below}, [
+        Decision("preparation.intensity", "robust", why),
+        Decision("preparation.background_below", f"{below:g}", f"{share}: {where}"),
+    ]
+
+
+def _network_decisions(settings: Settings) -> list[Decision]:
+    height, width = settings.latent_shape
+    training = settings.training
+    return [
+        Decision(
+            "vqvae",
+            f"{_times(settings.vqvae.channels)} channels, {settings.vqvae.codes} codes on {height}×{width}",
+            "one code per 4×4 pixels: finer codes copy anomalies, coarser ones lose them",
+        ),
+        Decision(
+            "codebook",
+            f"EMA {settings.codebook.decay}, k-means start, revival",
+            "keeps all codes in use; plain gradient codebooks lose most of them",
+        ),
+        Decision(
+            "prior",
+            f"{settings.prior.channels} channels, {settings.prior.blocks}×{settings.prior.layers_per_block} pairs",
+            "trains to its best within minutes on two CPU cores; larger ones overfit a small cohort",
+        ),
+        Decision(
+            "training.batch_slices",
+            str(training.batch_slices),
+            f"about {PIXELS_PER_STEP:,} pixels a step, 64 slices at most",
+        ),
+        Decision(
+            "training.precision",
+            training.precision,
+            "the processor computes bfloat16 natively"
+            if training.precision == "bfloat16"
+            else "bfloat16 is not native here",
+        ),
+    ]
+
+
+def _flip_reason(region: bool, axis: str) -> str:
+    if region:
+        return "a cropped region has a left and a right side that are not alike"
+    return "left and right look alike in whole scans" if axis != "X" else "sagittal slices have no left and right"
+
+
+def _orientation(volume: Volume) -> str:
+    from nibabel.orientations import aff2axcodes
+
+    return "".join(code or "?" for code in aff2axcodes(volume.native.affine))
+
+
+def _box_mm(inside: np.ndarray, spacing_mm: Triple) -> Triple:
+    sides = []
+    for axis, mm in enumerate(spacing_mm):
+        filled = np.flatnonzero(inside.any(axis=tuple(other for other in range(3) if other != axis)))
+        sides.append(float((filled[-1] - filled[0] + 1) * mm) if filled.size else 0.0)
+    return _triple(sides)
+
+
+def _multiple(n: float, *, of: int = 4, up: bool = False) -> int:
+    return max(2 * of, of * int(np.ceil(n / of) if up else round(n / of)))
+
+
+def _triple(values: Sequence[float] | Float[np.ndarray, " 3"]) -> Triple:
+    x, y, z = (round(float(value), 4) for value in values)
+    return x, y, z
+
+
+def _times(values: Sequence[float] | np.ndarray) -> str:
+    return "×".join(f"{value:g}" for value in values)

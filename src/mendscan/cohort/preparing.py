@@ -1,0 +1,176 @@
+"""From a scan to slices on the model grid, and back: the only recipe, for training, detection and viewing alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32, Int
+from numpy.typing import NDArray
+
+from mendscan.config import PreparationSettings
+from mendscan.errors import IntensityError
+from mendscan.shapes import MapSHW, SlicesSHW, VoxelsXYZ
+from mendscan.volumes.grid import Grid, resampled_grid, resized_grid
+from mendscan.volumes.volume import Volume
+
+__all__ = ["Prepared", "evenly_spaced", "foreground_threshold", "prepare", "slice_positions"]
+
+_CLIP = 8.0
+"""Prepared intensities stay within this many spreads, so that one absurd voxel cannot drown a slice."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan on the model grid, with its way home.
+
+    Attributes:
+        slices_SHW: Normalised intensities, slice axis first.
+        grid: The way between the model grid and the scan's own.
+        slice_axis: Which axis of the model grid comes first.
+        intensity_scale: Scan intensity per unit of prepared intensity.
+    """
+
+    slices_SHW: SlicesSHW
+    grid: Grid
+    slice_axis: str
+    intensity_scale: float
+
+    @property
+    def positions_S(self) -> Float32[np.ndarray, " S"]:
+        """The slice coordinate c of every slice, linear in [-0.5, 0.5]."""
+        return slice_positions(len(self.slices_SHW))
+
+    def to_scan(self, values_SHW: MapSHW, *, at: Int[np.ndarray, " n"] | None = None) -> VoxelsXYZ:
+        """Return values of the model grid on the scan's own RAS+ grid; 0 outside the model's field of view.
+
+        Args:
+            values_SHW: One value per voxel of all slices, or of the slices `at`.
+            at: Indices of the slices given, ascending; those between are interpolated.
+        """
+        every = values_SHW if at is None else _between_slices(values_SHW, at, len(self.slices_SHW))
+        return self.grid.to_source(np.moveaxis(every, 0, "XYZ".index(self.slice_axis)).astype(np.float32))
+
+    def restored_scan(
+        self, volume: Volume, restored_SHW: MapSHW, *, at: Int[np.ndarray, " n"] | None = None
+    ) -> VoxelsXYZ:
+        """Return the scan with the restoration's change applied, in its own grid and intensity scale.
+
+        The change, not the restoration, is resampled, so detail finer than the model grid survives and what lies
+        outside the model's field of view stays as it was.
+        """
+        scored = self.slices_SHW if at is None else self.slices_SHW[at]
+        change_XYZ = self.to_scan(restored_SHW - scored, at=at)
+        return volume.voxels_XYZ + np.float32(self.intensity_scale) * change_XYZ
+
+
+def prepare(volume: Volume, settings: PreparationSettings) -> Prepared:
+    """Bring a scan onto the model grid and normalise its intensities.
+
+    Args:
+        volume: Any scan.
+        settings: The plan's grid and intensity recipe.
+
+    Raises:
+        IntensityError: If the scan has no foreground or no contrast.
+    """
+    grid = _grid_for(volume, settings)
+    darkest = float(volume.voxels_XYZ.min())
+    model_XYZ = grid.to_model(volume.voxels_XYZ, outside=darkest)
+    normalised_XYZ, scale = _RECIPES[settings.intensity](model_XYZ, settings, volume.name)
+    slices = np.moveaxis(normalised_XYZ, "XYZ".index(settings.slice_axis), 0)
+    return Prepared(np.ascontiguousarray(slices, dtype=np.float32), grid, settings.slice_axis, scale)
+
+
+def slice_positions(slices: int) -> Float32[np.ndarray, " S"]:
+    """Return the slice coordinate of each of `slices` slices, linear in [-0.5, 0.5]; 0 for a single one."""
+    return np.linspace(-0.5, 0.5, slices, dtype=np.float32) if slices > 1 else np.zeros(1, np.float32)
+
+
+def evenly_spaced(slices: int, wanted: int | None) -> NDArray[np.int64]:
+    """Return the indices of `wanted` evenly spaced slices, first and last included; all of them for None.
+
+    Example:
+        >>> evenly_spaced(9, 3).tolist()
+        [0, 4, 8]
+    """
+    count = slices if wanted is None else min(wanted, slices)
+    return np.unique(np.linspace(0, slices - 1, count).round().astype(np.int64))
+
+
+def foreground_threshold(voxels_XYZ: Float[np.ndarray, "X Y Z"], background_below: float) -> float:
+    """Return the intensity below which a voxel is background: a fraction of the scan's robust range."""
+    low, high = np.percentile(voxels_XYZ, (0.5, 99.5))
+    return float(low + background_below * (high - low))
+
+
+def _grid_for(volume: Volume, settings: PreparationSettings) -> Grid:
+    if settings.fit == "resize" or settings.spacing_mm is None:
+        return resized_grid(volume.shape, settings.shape_XYZ)
+    centre = _foreground_centre(volume.voxels_XYZ, settings.background_below)
+    return resampled_grid(volume.shape, volume.spacing_mm, settings.shape_XYZ, settings.spacing_mm, centre_index=centre)
+
+
+def _foreground_centre(voxels_XYZ: VoxelsXYZ, background_below: float) -> tuple[float, float, float] | None:
+    """Return the centre of mass of the foreground, in voxels: where the head is, wherever it lies in the scan."""
+    if background_below == 0:
+        return None
+    inside = voxels_XYZ > foreground_threshold(voxels_XYZ, background_below)
+    count = int(inside.sum())
+    if count == 0:
+        return None
+    axes = [inside.sum(axis=tuple(b for b in range(3) if b != a)) for a in range(3)]
+    x, y, z = (float(np.arange(len(profile)) @ profile / count) for profile in axes)
+    return x, y, z
+
+
+def _foreground(model_XYZ: VoxelsXYZ, settings: PreparationSettings, name: str) -> tuple[VoxelsXYZ, float]:
+    """The paper, brain: background to 0, the rest standardised by the foreground's mean and standard deviation."""
+    low, high = float(model_XYZ.min()), float(model_XYZ.max())
+    inside = model_XYZ >= low + settings.background_below * (high - low)
+    mean, spread = _mean_and_spread(model_XYZ[inside], name)
+    return np.where(inside, (model_XYZ - mean) / spread, 0).astype(np.float32), spread
+
+
+def _robust(model_XYZ: VoxelsXYZ, settings: PreparationSettings, name: str) -> tuple[VoxelsXYZ, float]:
+    """Standardised by the foreground between its 1st and 99th percentile: a bright lesion does not move the scale."""
+    threshold = foreground_threshold(model_XYZ, settings.background_below)
+    foreground = model_XYZ[model_XYZ > threshold] if settings.background_below else model_XYZ.ravel()
+    if foreground.size == 0:
+        raise IntensityError("the scan has no foreground", where=name, code="E_CONSTANT", remedy="check the scan")
+    low, high = np.percentile(foreground, (1, 99))
+    mean, spread = _mean_and_spread(foreground[(foreground >= low) & (foreground <= high)], name)
+    return np.clip((model_XYZ - mean) / spread, -_CLIP, _CLIP).astype(np.float32), spread
+
+
+def _range(model_XYZ: VoxelsXYZ, settings: PreparationSettings, name: str) -> tuple[VoxelsXYZ, float]:
+    """The paper, abdomen: a fixed range mapped linearly onto [-1, 1]."""
+    low, high = settings.intensity_range
+    half = (high - low) / 2
+    return np.clip((model_XYZ - low) / half - 1, -1, 1).astype(np.float32), half
+
+
+_RECIPES = {"foreground": _foreground, "robust": _robust, "range": _range}
+
+
+def _mean_and_spread(values: Float[np.ndarray, " n"], name: str) -> tuple[float, float]:
+    mean, spread = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+    if not spread > 1e-6 * max(abs(mean), 1e-30):
+        raise IntensityError(
+            "the scan has no contrast",
+            where=name,
+            code="E_CONSTANT",
+            found=f"spread {spread:g}",
+            remedy="check the scan",
+        )
+    return mean, spread
+
+
+def _between_slices(values_SHW: MapSHW, at: Int[np.ndarray, " n"], slices: int) -> MapSHW:
+    """Interpolate linearly between the given slices; beyond the first and last, repeat them."""
+    target = np.clip(np.arange(slices), at[0], at[-1])
+    upper = np.clip(np.searchsorted(at, target), 1, max(len(at) - 1, 1)) if len(at) > 1 else np.zeros(slices, int)
+    lower = np.maximum(upper - 1, 0)
+    gap = np.maximum(at[upper] - at[lower], 1)
+    weight = ((target - at[lower]) / gap)[:, None, None]
+    return (1 - weight) * values_SHW[lower] + weight * values_SHW[upper]

@@ -1,0 +1,161 @@
+"""Prepared slices of a cohort on disk, memory-mapped, and which scan serves what."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mendscan.cohort.planning import ScanFacts, scan_facts
+from mendscan.cohort.preparing import prepare
+from mendscan.config import PreparationSettings, Settings
+from mendscan.errors import CohortError, ScanError
+from mendscan.parallel import each_in_processes
+from mendscan.progress import Progress
+from mendscan.volumes.reading import read_volume
+
+__all__ = ["SliceStore", "Split", "measure_cohort", "prepare_cohort", "split_by_content"]
+
+SMALLEST_COHORT = 8
+"""Fewer scans cannot be split into training, validation and calibration."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which scan serves what, by content hash; no content is in two parts."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    calibration: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the split as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SliceStore:
+    """Prepared scans in one memory-mapped array, float16, with their content hashes.
+
+    Attributes:
+        slices_NSHW: Scan, slice, height, width.
+        hashes: The content hash of each scan.
+    """
+
+    slices_NSHW: np.ndarray
+    hashes: tuple[str, ...]
+
+    def rows(self, hashes: Sequence[str]) -> list[int]:
+        """Return the indices of scans given by their content hashes."""
+        index = {content: row for row, content in enumerate(self.hashes)}
+        return [index[content] for content in hashes]
+
+
+def measure_cohort(paths: Sequence[Path], progress: Progress) -> tuple[list[Path], list[ScanFacts]]:
+    """Measure every scan in parallel; unusable ones are reported and left out.
+
+    Returns:
+        The usable files and their facts, in the order of `paths`, each content once.
+
+    Raises:
+        CohortError: If too few scans are usable.
+    """
+    progress.begin("measure", len(paths))
+    facts: dict[Path, ScanFacts] = {}
+    for index, outcome in each_in_processes(_measure, [(path,) for path in paths], expected=ScanError):
+        progress.advance()
+        if isinstance(outcome, ScanError):
+            progress.say(f"left out: {outcome}")
+        else:
+            facts[paths[index]] = outcome
+    return _once_each([path for path in paths if path in facts], facts, progress)
+
+
+def split_by_content(hashes: Sequence[str], settings: Settings) -> Split:
+    """Split a cohort by content hash and seed: the same scan always lands in the same part of the same cohort.
+
+    Args:
+        hashes: One content hash per scan, all different.
+        settings: Fractions and seed.
+
+    Raises:
+        CohortError: If there are too few scans to split.
+    """
+    if len(hashes) < SMALLEST_COHORT:
+        raise CohortError(
+            "too few usable scans",
+            code="E_TOO_FEW_SCANS",
+            found=len(hashes),
+            expected=f"at least {SMALLEST_COHORT}",
+            remedy="add healthy scans: training, validation and calibration each need their own",
+        )
+    training = settings.training
+    shuffled = sorted(hashes, key=lambda h: hashlib.sha256(f"{settings.seed}:{h}".encode()).hexdigest())
+    calibration = max(2, round(training.calibration_fraction * len(hashes)))
+    validation = max(1, round(training.validation_fraction * len(hashes)))
+    rest = shuffled[calibration + validation :]
+    return Split(
+        train=tuple(sorted(rest)),
+        validation=tuple(sorted(shuffled[calibration : calibration + validation])),
+        calibration=tuple(sorted(shuffled[:calibration])),
+    )
+
+
+def prepare_cohort(
+    paths: Sequence[Path], hashes: Sequence[str], settings: Settings, folder: Path, progress: Progress
+) -> SliceStore:
+    """Prepare every scan in parallel into `folder`/slices.npy, unless it is already complete there.
+
+    Raises:
+        ScanError: If a scan that was usable a moment ago is not any more.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"slices-{_store_key(hashes, settings.preparation)}.npy"
+    if not target.exists():
+        _fill(paths, settings, target, progress)
+    return SliceStore(np.load(target, mmap_mode="r"), tuple(hashes))
+
+
+def _fill(paths: Sequence[Path], settings: Settings, target: Path, progress: Progress) -> None:
+    unfinished = target.with_suffix(".part")
+    shape = (len(paths), settings.slices, *settings.slice_shape)
+    np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape).flush()
+    progress.begin("prepare", len(paths))
+    jobs = [(path, settings.preparation, unfinished, row) for row, path in enumerate(paths)]
+    for _, outcome in each_in_processes(_prepare_into, jobs, expected=ScanError):
+        if isinstance(outcome, ScanError):
+            raise outcome
+        progress.advance()
+    unfinished.replace(target)
+
+
+def _measure(path: Path) -> ScanFacts:
+    return scan_facts(read_volume(path))
+
+
+def _prepare_into(path: Path, settings: PreparationSettings, target: Path, row: int) -> None:
+    prepared = prepare(read_volume(path), settings)
+    store = np.lib.format.open_memmap(target, mode="r+")
+    store[row] = prepared.slices_SHW
+    store.flush()
+
+
+def _once_each(
+    paths: Sequence[Path], facts: dict[Path, ScanFacts], progress: Progress
+) -> tuple[list[Path], list[ScanFacts]]:
+    seen: dict[str, Path] = {}
+    for path in paths:
+        first = seen.setdefault(facts[path].content_hash, path)
+        if first is not path:
+            progress.say(f"left out: {path} has the same content as {first.name}")
+    kept = list(seen.values())
+    return kept, [facts[path] for path in kept]
+
+
+def _store_key(hashes: Sequence[str], preparation: PreparationSettings) -> str:
+    text = preparation.model_dump_json() + "".join(hashes)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Codes to scores, restorations and maps."""

@@ -1,0 +1,162 @@
+"""Detection over a folder of scans: one process per core, and a bad scan fails alone."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mendscan
+from mendscan.detection.detector import Detector, choose_device
+from mendscan.errors import MendscanError, ResultsError
+from mendscan.parallel import each_in_processes
+from mendscan.progress import Progress, Silent
+from mendscan.results import Detection, write_results
+from mendscan.volumes.reading import case_name, find_scans
+
+__all__ = ["BatchSummary", "detect_folder"]
+
+AfterSave = Callable[[Detection, Path], None]
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """How a batch went.
+
+    Attributes:
+        rows: Rows of ``scores.csv``.
+        failed: How many scans failed.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    failed: int
+
+
+@dataclass(frozen=True)
+class _Options:
+    restorations: int | None
+    seed: int
+    maps: bool
+
+
+def detect_folder(
+    model: str | Path,
+    scans: str | Path,
+    results: str | Path,
+    *,
+    restorations: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    maps: bool = True,
+    workers: int | None = None,
+    after_save: AfterSave | None = None,
+    progress: Progress | None = None,
+) -> BatchSummary:
+    """Detect in every scan of a folder and write a results folder.
+
+    A scan's result depends on the scan, the model and the seed; not on the other scans, their order or `workers`.
+
+    Args:
+        model: A model folder.
+        scans: A scan, or a folder of scans at any depth.
+        results: The results folder; files of the same cases in it are replaced.
+        restorations: R; None for the model's setting.
+        seed: Seed of the restorations.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        maps: Whether to restore and map, or only to score.
+        workers: Processes; None = one per core on the CPU, and none beside an accelerator.
+        after_save: Called, in the worker, with each detection and the results folder.
+        progress: Told of every scan.
+
+    Raises:
+        CohortError: If there is no scan.
+        ModelError: If the model cannot be used.
+    """
+    progress = progress or Silent()
+    folder = Path(results)
+    paths = find_scans(scans)
+    detector = Detector.load(model, device=device)
+    _make_folder(folder)
+    if workers is None and choose_device(device).type != "cpu":
+        workers = 0
+    options = _Options(restorations, seed, maps)
+    run = _run_facts(detector, options)
+    score_rows: list[dict[str, Any]] = []
+    finding_rows: list[dict[str, Any]] = []
+    progress.begin("detect", len(paths))
+    outcomes = each_in_processes(
+        _detect_one,
+        [(path, folder, options, after_save) for path in paths],
+        expected=MendscanError,
+        initializer=_load_detector,
+        initargs=(str(model), device),
+        workers=workers,
+    )
+    for index, outcome in outcomes:
+        if isinstance(outcome, MendscanError):
+            progress.say(f"failed: {outcome}")
+            score_rows.append(_failed_row(paths[index], outcome))
+        else:
+            score_rows.append(outcome[0])
+            finding_rows += outcome[1]
+        write_results(folder, score_rows, finding_rows, run)
+        progress.advance()
+    failed = sum(row["status"] == "failed" for row in score_rows)
+    return BatchSummary(tuple(sorted(score_rows, key=lambda row: str(row["case"]))), failed)
+
+
+_DETECTOR: list[Detector] = []
+"""The detector of this worker process, loaded once when it starts."""
+
+
+def _load_detector(model: str, device: str) -> None:
+    if choose_device(device).type == "cpu":
+        torch.set_num_threads(1)
+    _DETECTOR[:] = [Detector.load(model, device=device)]
+
+
+def _detect_one(
+    path: Path, folder: Path, options: _Options, after_save: AfterSave | None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    detection = _DETECTOR[0].detect(path, restorations=options.restorations, seed=options.seed, maps=options.maps)
+    if options.maps:
+        detection.save(folder)
+    if after_save is not None:
+        after_save(detection, folder)
+    return detection.score_row(), detection.finding_rows()
+
+
+def _failed_row(path: Path, error: MendscanError) -> dict[str, Any]:
+    message = " ".join(str(error).replace(str(path), path.name).split())
+    return {"case": case_name(path), "status": "failed", "code": error.code, "message": message}
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(
+            "the results folder cannot be made", where=folder, found=error.strerror, remedy="name another folder"
+        ) from None
+
+
+def _run_facts(detector: Detector, options: _Options) -> dict[str, Any]:
+    settings = detector.settings.detection
+    return {
+        "format": 1,
+        "mendscan": mendscan.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "model": detector.model_hash,
+        "seed": options.seed,
+        "restorations": options.restorations or settings.restorations,
+        "maps": options.maps,
+        "map_threshold": detector.calibration.voxels.threshold,
+        "calibration_scans": len(detector.calibration.healthy_scores),
+        "settings": settings.model_dump(mode="json"),
+        "notice": "Research use only; not a medical device. Higher = less likely under the healthy training scans.",
+    }

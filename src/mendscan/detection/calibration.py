@@ -1,0 +1,203 @@
+"""Everything that decides, learnt from held-out healthy scans and saved with the model (no anomaly is ever seen)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from mendscan.config import DetectionSettings
+from mendscan.detection.scoring import pooled_residual
+from mendscan.detection.standardising import HealthyReference, leave_one_out, to_unit_interval
+from mendscan.shapes import MapSHW
+
+__all__ = ["Calibration", "CodeThresholds", "Evidence", "TailTable", "VoxelCalibration", "calibrate_voxels"]
+
+
+@dataclass(frozen=True)
+class CodeThresholds:
+    """From which code NLL on a code counts as unlikely, in nats."""
+
+    score: float
+    """λ_s, for the scan's score."""
+    restoration: float
+    """λ_p, for restoration."""
+
+    @classmethod
+    def of(cls, nll: Float[np.ndarray, "..."], settings: DetectionSettings) -> CodeThresholds:
+        """Take the percentiles of the code NLL of held-out healthy scans."""
+        score, restoration = np.percentile(nll, (settings.score_percentile, settings.restoration_percentile))
+        return cls(float(score), float(restoration))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the networks say about each voxel of one scan, on the model grid; higher = more anomalous."""
+
+    residual_SHW: Float32[np.ndarray, "S H W"]
+    """Weighted residual of the restorations, in prepared intensities."""
+    nll_SHW: Float32[np.ndarray, "S H W"]
+    """Code NLL, in nats."""
+
+
+@dataclass(frozen=True)
+class TailTable:
+    """−log of the healthy tail probability of a standardised value, interpolated from quantiles.
+
+    Attributes:
+        values: Ascending quantiles of healthy voxels.
+        nats: −log P(healthy voxel > value) at each; beyond the last, the last slope goes on.
+    """
+
+    values: tuple[float, ...]
+    nats: tuple[float, ...]
+
+    @classmethod
+    def of(cls, healthy: Float[np.ndarray, "..."]) -> TailTable:
+        """Learn the table from healthy voxels, up to the tail that a thousand of them support."""
+        rarest = min(1e-1, 1e3 / healthy.size) if healthy.size > 1e4 else 1e-1
+        tail = np.geomspace(0.9, rarest, 40)
+        values = np.maximum.accumulate(np.quantile(healthy, 1 - tail) + 1e-9 * np.arange(40))
+        return cls(tuple(map(float, values)), tuple(map(float, -np.log(tail))))
+
+    def __call__(self, standardised: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """Return −log tail probability, >= 0; higher = rarer among healthy voxels."""
+        values, nats = np.array(self.values), np.array(self.nats)
+        inside = np.interp(standardised, values, nats, left=0.0)
+        half = len(values) // 2
+        slope = (nats[-1] - nats[half]) / max(values[-1] - values[half], 1e-9)
+        return inside + slope * np.maximum(standardised - values[-1], 0)
+
+
+@dataclass(frozen=True)
+class VoxelCalibration:
+    """What turns evidence into a map in [0, 1].
+
+    Attributes:
+        threshold: The healthy threshold of the map: `threshold_quantile` of healthy voxels lie below.
+        residual: Healthy mean and spread of the smoothed residual; None for the paper's map.
+        nll: The same for the smoothed code NLL.
+        residual_tail: Healthy tail of the standardised residual.
+        nll_tail: The same for the code NLL.
+        scale: The combined evidence, in nats, that the map shows as 0.5.
+    """
+
+    threshold: float
+    residual: HealthyReference | None = None
+    nll: HealthyReference | None = None
+    residual_tail: TailTable | None = None
+    nll_tail: TailTable | None = None
+    scale: float = 1.0
+
+    def map_of(self, evidence: Evidence, settings: DetectionSettings) -> MapSHW:
+        """Return the anomaly map on the model grid, in [0, 1]."""
+        if self.residual is None or self.nll is None or self.residual_tail is None or self.nll_tail is None:
+            return _paper_map(evidence, settings)
+        combined = _combine(
+            self.residual_tail(self.residual.standardised(evidence.residual_SHW)),
+            self.nll_tail(self.nll.standardised(evidence.nll_SHW)),
+        )
+        return to_unit_interval(combined, self.scale)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Thresholds, the healthy distribution of the score, and the maps' healthy statistics."""
+
+    thresholds: CodeThresholds
+    healthy_scores: tuple[float, ...]
+    """Sample scores of the calibration scans, ascending."""
+    voxels: VoxelCalibration
+
+    def p_value(self, score: float) -> float:
+        """Return the conformal p-value of a scan's score: (1 + #{s_cal >= s}) / (n + 1).
+
+        Valid in finite samples if the scan is exchangeable with the calibration scans; never below 1 / (n + 1).
+        """
+        at_least = sum(healthy >= score for healthy in self.healthy_scores)
+        return (1 + at_least) / (len(self.healthy_scores) + 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the arrays as JSON values; `arrays` has the rest."""
+        voxels = self.voxels
+        tables = {"residual_tail": voxels.residual_tail, "nll_tail": voxels.nll_tail}
+        return {
+            "score_threshold_nats": self.thresholds.score,
+            "restoration_threshold_nats": self.thresholds.restoration,
+            "healthy_scores": list(self.healthy_scores),
+            "map_threshold": voxels.threshold,
+            "map_scale_nats": voxels.scale,
+            **{name: {"values": t.values, "nats": t.nats} for name, t in tables.items() if t is not None},
+        }
+
+    def arrays(self) -> dict[str, Float32[np.ndarray, "S H W"]]:
+        """Return the healthy means and spreads by name."""
+        references = {"residual": self.voxels.residual, "nll": self.voxels.nll}
+        found = {name: reference for name, reference in references.items() if reference is not None}
+        return {f"{name}_mean": r.mean_SHW for name, r in found.items()} | {
+            f"{name}_spread": r.spread_SHW for name, r in found.items()
+        }
+
+    @classmethod
+    def from_json(
+        cls, values: dict[str, Any], arrays: dict[str, Float32[np.ndarray, "S H W"]], settings: DetectionSettings
+    ) -> Calibration:
+        """Rebuild what `to_json` and `arrays` returned."""
+
+        def reference(name: str, sigma: float) -> HealthyReference | None:
+            if f"{name}_mean" not in arrays:
+                return None
+            return HealthyReference(arrays[f"{name}_mean"], arrays[f"{name}_spread"], sigma)
+
+        def table(name: str) -> TailTable | None:
+            found = values.get(name)
+            return TailTable(tuple(found["values"]), tuple(found["nats"])) if found else None
+
+        return cls(
+            CodeThresholds(values["score_threshold_nats"], values["restoration_threshold_nats"]),
+            tuple(values["healthy_scores"]),
+            VoxelCalibration(
+                threshold=values["map_threshold"],
+                residual=reference("residual", settings.residual_sigma),
+                nll=reference("nll", settings.nll_sigma),
+                residual_tail=table("residual_tail"),
+                nll_tail=table("nll_tail"),
+                scale=values["map_scale_nats"],
+            ),
+        )
+
+
+def calibrate_voxels(evidence: Sequence[Evidence], settings: DetectionSettings) -> VoxelCalibration:
+    """Learn the map's statistics and threshold from the evidence of held-out healthy scans."""
+    if settings.voxel_map == "residual":
+        maps = np.stack([_paper_map(each, settings) for each in evidence])
+        return VoxelCalibration(threshold=float(np.quantile(maps, settings.threshold_quantile)))
+    residual, residual_NSHW = _reference(evidence, lambda e: e.residual_SHW, settings.residual_sigma)
+    nll, nll_NSHW = _reference(evidence, lambda e: e.nll_SHW, settings.nll_sigma)
+    residual_tail, nll_tail = TailTable.of(residual_NSHW), TailTable.of(nll_NSHW)
+    combined = _combine(residual_tail(residual_NSHW), nll_tail(nll_NSHW))
+    scale = float(np.quantile(combined, settings.threshold_quantile))
+    return VoxelCalibration(0.5, residual, nll, residual_tail, nll_tail, scale)
+
+
+def _reference(
+    evidence: Sequence[Evidence], pick: Callable[[Evidence], Float32[np.ndarray, "S H W"]], sigma: float
+) -> tuple[HealthyReference, Float32[np.ndarray, "N S H W"]]:
+    """Return the reference of one kind of evidence, and each scan standardised by the *other* scans.
+
+    A scan that helped to set the mean and spread looks more usual than a new one; leaving it out undoes that.
+    """
+    maps_NSHW = np.stack([pick(each) for each in evidence])
+    return HealthyReference.fit(maps_NSHW, sigma_voxels=sigma), leave_one_out(maps_NSHW, sigma_voxels=sigma)
+
+
+def _combine(first: Float[np.ndarray, "..."], second: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Return the cube root of the sum of cubes: a soft maximum in which two voices count a little more than one."""
+    return np.cbrt(first**3 + second**3)
+
+
+def _paper_map(evidence: Evidence, settings: DetectionSettings) -> MapSHW:
+    return pooled_residual(evidence.residual_SHW, min_pool=settings.min_pool, mean_pool_SHW=settings.mean_pool_SHW)

@@ -1,0 +1,1 @@
+"""How good are the maps and scores of any method?"""

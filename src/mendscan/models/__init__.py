@@ -1,0 +1,1 @@
+"""The networks, in plain torch; they know no scan."""

@@ -1,0 +1,70 @@
+"""Work over many scans in processes, one thread each: two threads in one torch process stall as soon as others work.
+
+loky, scikit-learn's pool, is used because a script that calls mendscan needs no ``if __name__ == "__main__"`` for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from loky import ProcessPoolExecutor, as_completed
+
+__all__ = ["available_cores", "each_in_processes"]
+
+
+def available_cores() -> int:
+    """Return how many cores this process may really use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def each_in_processes(
+    work: Callable[..., Any],
+    jobs: Sequence[tuple[Any, ...]],
+    *,
+    expected: type[Exception],
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple[Any, ...] = (),
+    workers: int | None = None,
+) -> Iterator[tuple[int, Any]]:
+    """Run `work(*job)` for each job; yield (index of the job, result) as they finish.
+
+    Args:
+        work: A function of a module.
+        jobs: Arguments of each call.
+        expected: An error of this kind is yielded in place of the result; any other is raised.
+        initializer: Called once in each process.
+        initargs: Its arguments.
+        workers: Processes; None = one per core; 0 = none, the work is done here.
+    """
+    count = min(available_cores() if workers is None else workers, len(jobs))
+    if count == 0:
+        yield from _each_here(work, jobs, expected, initializer, initargs)
+        return
+    with ProcessPoolExecutor(count, initializer=initializer, initargs=initargs) as pool:
+        futures = {pool.submit(work, *job): index for index, job in enumerate(jobs)}
+        try:
+            for future in as_completed(futures):
+                error = future.exception()
+                yield futures[future], error if isinstance(error, expected) else future.result()
+        except BaseException:
+            pool.shutdown(wait=False, kill_workers=True)
+            raise
+
+
+def _each_here(
+    work: Callable[..., Any],
+    jobs: Sequence[tuple[Any, ...]],
+    expected: type[Exception],
+    initializer: Callable[..., None] | None,
+    initargs: tuple[Any, ...],
+) -> Iterator[tuple[int, Any]]:
+    if initializer is not None:
+        initializer(*initargs)
+    for index, job in enumerate(jobs):
+        try:
+            result: Any = work(*job)
+        except expected as error:
+            result = error
+        yield index, result

@@ -1,0 +1,71 @@
+"""The metrics of a training run: one JSON object per line, and the curves as a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mendscan.volumes.writing import write_text
+
+__all__ = ["MetricsLog", "draw_curves"]
+
+
+class MetricsLog:
+    """``metrics.jsonl``: each line has ``stage``, ``step`` and figures; every step at most once.
+
+    Args:
+        path: The file; continued if it exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Forget what was logged of `stage` from `step` on, and of it all later stages: it will be done again."""
+        kept: list[str] = []
+        for line in self._lines():
+            entry = json.loads(line)
+            if entry["stage"] == stage and entry["step"] >= step:
+                break
+            kept.append(line)
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+    def write(self, stage: str, step: int, **figures: float) -> None:
+        """Append one line."""
+        entry = {"stage": stage, "step": step} | {name: round(value, 6) for name, value in figures.items()}
+        with self.path.open("a", encoding="utf-8") as opened:
+            opened.write(json.dumps(entry) + "\n")
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Return all lines."""
+        return [json.loads(line) for line in self._lines()]
+
+    def _lines(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        text = self.path.read_text(encoding="utf-8")
+        # A line cut off by a crash has no end and is dropped.
+        return text[: text.rfind("\n") + 1].splitlines()
+
+
+def draw_curves(entries: list[dict[str, Any]], path: Path) -> None:
+    """Draw loss, hold-out figures and code use over steps."""
+    from matplotlib.figure import Figure
+
+    panels = (
+        ("vqvae", "reconstruction error, L1", ("reconstruction", "holdout_l1")),
+        ("vqvae", "codes", ("perplexity", "codes_used")),
+        ("prior", "code NLL, nats", ("loss", "holdout_nll")),
+    )
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    for axes, (stage, title, names) in zip(figure.subplots(1, 3), panels, strict=True):
+        for name in names:
+            points = [(entry["step"], entry[name]) for entry in entries if entry["stage"] == stage and name in entry]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), linewidth=1.2)
+        axes.set(title=f"{'VQ-VAE' if stage == 'vqvae' else 'Prior'}: {title}", xlabel="step")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(frameon=False)
+    figure.savefig(path, dpi=110)

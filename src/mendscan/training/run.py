@@ -1,0 +1,142 @@
+"""One stage of a training run on disk: it starts or resumes, takes its steps, validates, logs and saves itself."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mendscan.config import Settings
+from mendscan.errors import Interrupted, MendscanError
+from mendscan.progress import Progress
+from mendscan.training.checkpoint import load_checkpoint, restore, save_checkpoint
+from mendscan.training.interrupts import StopRequest
+from mendscan.training.loop import make_optimiser, train_steps
+from mendscan.training.metrics_log import MetricsLog
+
+__all__ = ["StageRun"]
+
+_VALIDATIONS = 20
+"""Hold-out figures are computed this often in a stage."""
+_LOG_LINES = 400
+_SAVE_EVERY_SECONDS = 60.0
+
+
+@dataclass
+class StageRun:
+    """Trains one network, and can be stopped and resumed at any step without changing what comes out.
+
+    Attributes:
+        name: ``vqvae`` or ``prior``.
+        network: What is trained.
+        rate: Peak learning rate.
+        steps: Steps of this stage.
+        work: Folder of the checkpoints.
+        settings: The model's settings.
+        log: Metrics of the run.
+        progress: Told of every step.
+        stop: Whether someone asked to stop.
+    """
+
+    name: str
+    network: nn.Module
+    rate: float
+    steps: int
+    work: Path
+    settings: Settings
+    log: MetricsLog
+    progress: Progress
+    stop: StopRequest
+    _saved_at: float = field(default=0.0, init=False)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the stage saves itself."""
+        return self.work / f"{self.name}.safetensors"
+
+    def run(
+        self, loss_of_step: Callable[[int], dict[str, Tensor]], validate: Callable[[int], dict[str, float]]
+    ) -> None:
+        """Take all steps that are not yet taken.
+
+        Args:
+            loss_of_step: The losses of a step.
+            validate: Hold-out figures after a step.
+
+        Raises:
+            Interrupted: If a stop was requested; the stage is saved and goes on where it was when run again.
+        """
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        optimiser = make_optimiser(parameters, self.settings.training, rate=self.rate)
+        first_step = self._resume(optimiser)
+        if first_step == self.steps:
+            return
+        self.log.rewind(self.name, first_step)
+        self.progress.begin(self.name, self.steps, done=first_step)
+        self._saved_at = time.monotonic()
+        self.network.train()
+
+        def after_step(step: int, losses: dict[str, float]) -> None:
+            self._check(step, losses)
+            self._report(step, losses, validate)
+            self._save_if_due(step + 1, optimiser)
+
+        train_steps(
+            parameters,
+            optimiser,
+            loss_of_step,
+            first_step=first_step,
+            steps=self.steps,
+            seed_name=f"{self.settings.seed}:{self.name}",
+            settings=self.settings.training,
+            after_step=after_step,
+        )
+
+    def _resume(self, optimiser: torch.optim.Optimizer) -> int:
+        if not self.checkpoint.exists():
+            return 0
+        saved = load_checkpoint(self.checkpoint)
+        restore(saved, self.network, optimiser)
+        return int(saved.facts["step"])
+
+    def _check(self, step: int, losses: dict[str, float]) -> None:
+        if not all(map(_is_finite, losses.values())):
+            raise MendscanError(
+                "the loss is no longer finite",
+                where=f"{self.name}, step {step}",
+                code="E_DIVERGED",
+                found=losses,
+                remedy=f"lower training.learning_rate_{self.name}, or resume from the last checkpoint",
+            )
+
+    def _report(self, step: int, losses: dict[str, float], validate: Callable[[int], dict[str, float]]) -> None:
+        figures: dict[str, Any] = dict(losses)
+        last = step == self.steps - 1
+        if last or (step + 1) % max(1, self.steps // _VALIDATIONS) == 0:
+            figures |= validate(step)
+        if len(figures) > len(losses) or step % max(1, self.steps // _LOG_LINES) == 0:
+            self.log.write(self.name, step, **figures)
+        self.progress.advance(1, **figures)
+
+    def _save_if_due(self, steps_taken: int, optimiser: torch.optim.Optimizer) -> None:
+        done = steps_taken == self.steps
+        if not (done or self.stop.made or time.monotonic() - self._saved_at > _SAVE_EVERY_SECONDS):
+            return
+        save_checkpoint(self.checkpoint, self.network, optimiser, {"step": steps_taken})
+        self._saved_at = time.monotonic()
+        if self.stop.made and not done:
+            raise Interrupted(
+                f"stopped at step {steps_taken} of {self.steps} of the {self.name}; everything is saved",
+                where=self.work.parent,
+                remedy="go on with the same command and --resume",
+            )
+
+
+def _is_finite(value: float) -> bool:
+    return math.isfinite(value)

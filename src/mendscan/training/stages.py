@@ -1,0 +1,222 @@
+"""The two optimisations: the VQ-VAE on slices, then the prior on their codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import l1_loss
+
+from mendscan.cohort.augmentation import augment
+from mendscan.cohort.preparing import slice_positions
+from mendscan.config import Settings
+from mendscan.models.pixelsnail import PixelSNAIL
+from mendscan.models.quantizer import code_perplexity
+from mendscan.models.vqvae import VQVAE
+from mendscan.training.loop import generator_for
+
+__all__ = ["CodeData", "SliceData", "encode_views", "prior_loss", "validate_prior", "validate_vqvae", "vqvae_loss"]
+
+_VALIDATION_SLICES = 512
+_ENCODE_BATCH = 64
+_KMEANS_LATENTS = 20_000
+_REVIVE_EVERY = 10
+"""Steps between two looks for dead codes: running means need some steps to settle."""
+_REVIVE_UNTIL = 0.8
+"""Part of training after which no code is moved any more, so that the decoder can settle."""
+
+
+@dataclass(frozen=True, eq=False)
+class SliceData:
+    """Slices of the scans of one part of the split, read from the store as they are needed.
+
+    Attributes:
+        slices_NSHW: The store.
+        scans: Rows of the store.
+        slices: Indices of the slices that are used.
+        settings: The model's settings.
+        device: Where batches go.
+    """
+
+    slices_NSHW: np.ndarray
+    scans: tuple[int, ...]
+    slices: tuple[int, ...]
+    settings: Settings
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.scans) * len(self.slices)
+
+    def batch(self, indices: Int[Tensor, " B"]) -> tuple[Float[Tensor, "B H W"], Float[Tensor, " B"]]:
+        """Return slices by index, and the slice coordinate of each."""
+        scan, place = np.divmod(indices.numpy(), len(self.slices))
+        rows, columns = np.array(self.scans)[scan], np.array(self.slices)[place]
+        stacked = np.stack([self.slices_NSHW[row, column] for row, column in zip(rows, columns, strict=True)])
+        position = slice_positions(self.slices_NSHW.shape[1])[columns]
+        return (
+            torch.from_numpy(stacked.astype(np.float32)).to(self.device),
+            torch.from_numpy(position).to(self.device),
+        )
+
+    def augmented(self, indices: Int[Tensor, " B"], *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return a batch, augmented."""
+        slices_BHW, position_B = self.batch(indices)
+        changed = augment(slices_BHW, self.settings.augmentation, flip_axis=self._flip_axis, generator=generator)
+        return changed, position_B
+
+    def spread(self, count: int) -> Int[Tensor, " n"]:
+        """Return up to `count` indices, evenly spread over all slices."""
+        return torch.linspace(0, len(self) - 1, min(count, len(self))).round().long()
+
+    @property
+    def _flip_axis(self) -> int | None:
+        """Which axis of a batch runs left to right: X is the first of the slice's axes, unless it is cut."""
+        return None if self.settings.slice_axis == "X" else 1
+
+
+@dataclass(frozen=True, eq=False)
+class CodeData:
+    """Codes of slices under several augmentations, and the slice coordinate of each slice."""
+
+    codes_VNhw: Int[Tensor, "V N h w"]
+    position_N: Float[Tensor, " N"]
+
+    def batch(self, count: int, *, generator: torch.Generator) -> tuple[Int[Tensor, "B h w"], Float[Tensor, " B"]]:
+        """Draw slices, each under a random augmentation."""
+        views, slices = self.codes_VNhw.shape[:2]
+        view = torch.randint(views, (count,), generator=generator)
+        index = torch.randint(slices, (count,), generator=generator)
+        return self.codes_VNhw[view, index].long(), self.position_N[index]
+
+
+def vqvae_loss(vqvae: VQVAE, data: SliceData, steps: int) -> Callable[[int], dict[str, Tensor]]:
+    """Return the losses of one VQ-VAE step: mean L1(x, x̂) + ‖sg[z_e] − e‖² + β ‖z_e − sg[e]‖².
+
+    With an EMA codebook the second term is left out and the codes follow the running means instead.
+    """
+    settings = data.settings
+    first_quantised = round(settings.codebook.unquantised_fraction * steps)
+    return partial(_vqvae_step, vqvae, data, steps, first_quantised)
+
+
+def _vqvae_step(vqvae: VQVAE, data: SliceData, steps: int, first_quantised: int, step: int) -> dict[str, Tensor]:
+    settings = data.settings
+    generator = generator_for(settings.seed, "vqvae", step)
+    if step == first_quantised and settings.codebook.unquantised_fraction > 0:
+        _start_codebook(vqvae, data, generator)
+    indices = torch.randint(len(data), (settings.training.batch_slices,), generator=generator)
+    slices_BHW, position_B = data.augmented(indices, generator=generator)
+    with _arithmetic(settings, data.device):
+        result = vqvae(slices_BHW, position_B, quantise=step >= first_quantised)
+        reconstruction = l1_loss(result.slices_BHW.float(), slices_BHW)
+    if result.quantised is None:
+        return {"loss": reconstruction, "reconstruction": reconstruction}
+    quantised, codebook = result.quantised, settings.codebook
+    loss = reconstruction + codebook.commitment * quantised.commitment_loss.float()
+    if codebook.update == "gradient":
+        loss = loss + quantised.codebook_loss.float()
+    _follow_codes(vqvae, result.latents_BEhw.detach(), quantised.codes_Bhw, settings, step, steps, generator)
+    return {"loss": loss, "reconstruction": reconstruction, "commitment": quantised.commitment_loss}
+
+
+def _follow_codes(
+    vqvae: VQVAE,
+    latents_BEhw: Float[Tensor, "B E h w"],
+    codes_Bhw: Int[Tensor, "B h w"],
+    settings: Settings,
+    step: int,
+    steps: int,
+    generator: torch.Generator,
+) -> None:
+    codebook = settings.codebook
+    quantizer = vqvae.quantizer
+    quantizer.track(latents_BEhw, codes_Bhw, decay=codebook.decay, move=codebook.update == "ema")
+    if codebook.revive_below > 0 and step % _REVIVE_EVERY == 0 and step < _REVIVE_UNTIL * steps:
+        quantizer.revive(latents_BEhw, below=codebook.revive_below, generator=generator)
+
+
+@torch.no_grad()
+def _start_codebook(vqvae: VQVAE, data: SliceData, generator: torch.Generator) -> None:
+    """Place the codes by k-means on latents of random slices."""
+    per_slice = data.settings.latent_shape[0] * data.settings.latent_shape[1]
+    wanted = min(len(data), max(_ENCODE_BATCH, 4 * _KMEANS_LATENTS // per_slice))
+    drawn = torch.randperm(len(data), generator=generator)[:wanted]
+    latents = [
+        rearrange(vqvae.encode(*data.batch(part)), "B E h w -> (B h w) E") for part in drawn.split(_ENCODE_BATCH)
+    ]
+    pool_NE = torch.cat(latents)
+    chosen = torch.randperm(len(pool_NE), generator=generator)[:_KMEANS_LATENTS].to(pool_NE.device)
+    vqvae.quantizer.start_from(pool_NE[chosen], generator=generator)
+
+
+def prior_loss(prior: PixelSNAIL, codes: CodeData, settings: Settings) -> Callable[[int], dict[str, Tensor]]:
+    """Return the loss of one prior step: the mean code NLL, in nats."""
+
+    def loss_of_step(step: int) -> dict[str, Tensor]:
+        generator = generator_for(settings.seed, "prior", step)
+        codes_Bhw, position_B = codes.batch(settings.training.batch_slices, generator=generator)
+        with _arithmetic(settings, position_B.device):
+            return {"loss": prior.nll(codes_Bhw, position_B).mean()}
+
+    return loss_of_step
+
+
+@torch.inference_mode()
+def encode_views(vqvae: VQVAE, data: SliceData, views: int, on_batch: Callable[[int], None]) -> CodeData:
+    """Encode every slice as it is, and under `views` - 1 augmentations: the codes are fixed while the prior trains."""
+    vqvae.eval()
+    everything = torch.arange(len(data))
+    encoded = []
+    for view in range(views):
+        parts = []
+        for number, part in enumerate(everything.split(_ENCODE_BATCH)):
+            generator = generator_for(data.settings.seed, "view", view, number)
+            batch = data.augmented(part, generator=generator) if view else data.batch(part)
+            parts.append(vqvae.codes(*batch).to(torch.int16))
+            on_batch(len(part))
+        encoded.append(torch.cat(parts))
+    positions = torch.from_numpy(slice_positions(data.slices_NSHW.shape[1])[list(data.slices)])
+    return CodeData(torch.stack(encoded), positions.repeat(len(data.scans)).to(data.device))
+
+
+@torch.inference_mode()
+def validate_vqvae(vqvae: VQVAE, data: SliceData, *, quantise: bool) -> dict[str, float]:
+    """Return hold-out reconstruction error (mean L1), codes used and perplexity."""
+    vqvae.eval()
+    error, use_K = 0.0, torch.zeros(vqvae.settings.codes)
+    chosen = data.spread(_VALIDATION_SLICES)
+    for part in chosen.split(_ENCODE_BATCH):
+        slices_BHW, position_B = data.batch(part)
+        result = vqvae(slices_BHW, position_B, quantise=quantise)
+        error += float(l1_loss(result.slices_BHW, slices_BHW)) * len(part)
+        if result.quantised is not None:
+            use_K += torch.bincount(result.quantised.codes_Bhw.flatten().cpu(), minlength=len(use_K))
+    vqvae.train()
+    figures = {"holdout_l1": error / len(chosen)}
+    if quantise:
+        figures |= {"codes_used": float((use_K > 0).sum()), "perplexity": code_perplexity(use_K)}
+    return figures
+
+
+@torch.inference_mode()
+def validate_prior(prior: PixelSNAIL, codes: CodeData) -> dict[str, float]:
+    """Return the hold-out code NLL, mean over codes, in nats."""
+    prior.eval()
+    chosen = torch.linspace(0, codes.codes_VNhw.shape[1] - 1, min(_VALIDATION_SLICES, codes.codes_VNhw.shape[1]))
+    total, count = 0.0, 0
+    for part in chosen.round().long().split(_ENCODE_BATCH):
+        nll_Bhw = prior.nll(codes.codes_VNhw[0, part].long(), codes.position_N[part])
+        total, count = total + float(nll_Bhw.double().sum()), count + nll_Bhw.numel()
+    prior.train()
+    return {"holdout_nll": total / count}
+
+
+def _arithmetic(settings: Settings, device: torch.device) -> torch.autocast:
+    lower = settings.training.precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=lower)

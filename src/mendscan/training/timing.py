@@ -1,0 +1,64 @@
+"""How many steps fit into a time: a few are taken with throwaway networks and timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+
+from mendscan.models.pixelsnail import PixelSNAIL
+from mendscan.models.vqvae import VQVAE
+from mendscan.training.loop import make_optimiser, train_steps
+from mendscan.training.stages import CodeData, SliceData, encode_views, prior_loss, vqvae_loss
+
+__all__ = ["steps_for"]
+
+_TIMED_STEPS = 6
+_OVERHEAD = 1.06
+"""Validation, checkpoints and logging on top of the steps."""
+
+
+def steps_for(seconds: float, vqvae: VQVAE, prior: PixelSNAIL, data: SliceData) -> int:
+    """Return how many steps, of both networks together and including the encoding between, take about `seconds`.
+
+    Args:
+        seconds: The time to fill.
+        vqvae: A throwaway VQ-VAE.
+        prior: A throwaway prior.
+        data: The training slices.
+    """
+    settings = data.settings.training
+    sample = SliceData(data.slices_NSHW, data.scans[:1], data.slices, data.settings, data.device)
+    started = time.perf_counter()
+    codes = encode_views(vqvae, sample, 2, lambda _: None)
+    encoding = (time.perf_counter() - started) / (2 * len(sample)) * len(data) * settings.prior_views
+    per_vqvae = _seconds_per_step(vqvae.train(), settings.learning_rate_vqvae, vqvae_loss(vqvae, data, 10**6), data)
+    per_prior = _seconds_per_step(prior.train(), settings.learning_rate_prior, _prior_loss(prior, codes, data), data)
+    mean = settings.vqvae_share * per_vqvae + (1 - settings.vqvae_share) * per_prior
+    return max(20, int((seconds - min(encoding, 0.3 * seconds)) / (mean * _OVERHEAD)))
+
+
+def _prior_loss(prior: PixelSNAIL, codes: CodeData, data: SliceData) -> Callable[[int], dict[str, torch.Tensor]]:
+    return prior_loss(prior, codes, data.settings)
+
+
+def _seconds_per_step(
+    network: torch.nn.Module, rate: float, loss: Callable[[int], dict[str, torch.Tensor]], data: SliceData
+) -> float:
+    moments: list[float] = []
+    parameters = list(network.parameters())
+    train_steps(
+        parameters,
+        make_optimiser(parameters, data.settings.training, rate=rate),
+        loss,
+        first_step=1,
+        steps=2 + _TIMED_STEPS,
+        seed_name="timing",
+        settings=data.settings.training,
+        after_step=lambda *_: moments.append(time.perf_counter()),
+    )
+    # The first step allocates and compiles; the median of the rest ignores a hiccup.
+    gaps = sorted(later - earlier for earlier, later in pairwise(moments))
+    return gaps[len(gaps) // 2]

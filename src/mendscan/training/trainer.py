@@ -1,0 +1,319 @@
+"""Training as a whole: measure → plan → prepare → split → VQ-VAE → encode → prior → calibrate → model folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mendscan.cohort.planning import Decision, Plan, ScanFacts, fingerprint, plan_auto, plan_preset
+from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort, split_by_content
+from mendscan.config import PRESETS, Settings, override, parse_settings
+from mendscan.detection.detector import Networks, choose_device
+from mendscan.errors import CohortError, ModelError, SettingsError
+from mendscan.models.bundle import load_bundle, save_bundle
+from mendscan.models.pixelsnail import PixelSNAIL
+from mendscan.models.vqvae import VQVAE
+from mendscan.progress import Progress, Silent
+from mendscan.training.calibrating import calibrate
+from mendscan.training.interrupts import StopRequest, stop_requests
+from mendscan.training.loop import generator_for
+from mendscan.training.metrics_log import MetricsLog, draw_curves
+from mendscan.training.model_card import model_card
+from mendscan.training.run import StageRun
+from mendscan.training.stages import (
+    CodeData,
+    SliceData,
+    encode_views,
+    prior_loss,
+    validate_prior,
+    validate_vqvae,
+    vqvae_loss,
+)
+from mendscan.training.timing import steps_for
+from mendscan.volumes.reading import find_scans
+from mendscan.volumes.writing import write_json
+
+__all__ = ["TrainingSummary", "train"]
+
+DEFAULT_MINUTES = 30.0
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What training made.
+
+    Attributes:
+        model: The model folder.
+        plan: The plan it followed.
+        figures: Last hold-out figures of both networks, steps, seconds and the healthy score range.
+    """
+
+    model: Path
+    plan: Plan
+    figures: dict[str, float]
+
+
+def train(
+    healthy: str | Path,
+    model: str | Path,
+    *,
+    preset: str = "auto",
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    assignments: Sequence[str] = (),
+    progress: Progress | None = None,
+    on_plan: Any = None,
+) -> TrainingSummary:
+    """Train a detector on healthy scans.
+
+    Args:
+        healthy: A folder of healthy scans, or one of several folders deep.
+        model: The model folder to write.
+        preset: ``auto`` derives the settings from the scans; ``brain`` and ``abdomen`` are the paper's.
+        minutes: Time for both networks; fixes the number of steps, which is recorded.  30 by default.
+        steps: The number of steps instead: repeats a run exactly.
+        seed: Seed of everything random.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        resume: Go on where a stopped training was.
+        assignments: Settings as ``section.key=value``.
+        progress: Told how far the work is.
+        on_plan: Called with the plan before the work begins.
+
+    Returns:
+        What was made.
+
+    Raises:
+        CohortError: If the scans cannot be used.
+        SettingsError: If settings contradict each other or the scans.
+        ModelError: If `model` holds something else.
+        Interrupted: If it was stopped; it can be resumed.
+    """
+    progress = progress or Silent()
+    folder = Path(model)
+    target = choose_device(device)
+    _check_request(folder, preset=preset, minutes=minutes, steps=steps, resume=resume, assignments=assignments)
+    paths, facts = measure_cohort(find_scans(healthy), progress)
+    work = folder / "work"
+    if resume:
+        plan = _resumed_plan(work, facts)
+    else:
+        plan = _new_plan(preset, facts, seed=seed, assignments=assignments, device=target)
+        work.mkdir(parents=True, exist_ok=True)
+    hashes = [fact.content_hash for fact in facts]
+    split = split_by_content(hashes, plan.settings)
+    store = prepare_cohort(paths, hashes, plan.settings, work, progress)
+    if plan.settings.training.steps is None:
+        plan = _with_steps(plan, steps or _timed_steps(plan.settings, store, split, minutes, target, progress))
+    if not resume:
+        write_json(work / "plan.json", {**plan.to_json(), "hashes": sorted(hashes)})
+    if on_plan is not None:
+        on_plan(plan)
+    with stop_requests() as stop:
+        return _train_stages(folder, plan, dict(zip(hashes, paths, strict=True)), split, store, target, progress, stop)
+
+
+def _train_stages(
+    folder: Path,
+    plan: Plan,
+    paths: dict[str, Path],
+    split: Split,
+    store: SliceStore,
+    device: torch.device,
+    progress: Progress,
+    stop: StopRequest,
+) -> TrainingSummary:
+    started = time.monotonic()
+    settings, log = plan.settings, MetricsLog(folder / "metrics.jsonl")
+    training, validation = (slice_data(store, part, settings, device) for part in (split.train, split.validation))
+    vqvae, prior = new_networks(settings, device)
+    vqvae_steps, prior_steps = stage_steps(settings)
+    first = StageRun(
+        "vqvae",
+        vqvae,
+        settings.training.learning_rate_vqvae,
+        vqvae_steps,
+        folder / "work",
+        settings,
+        log,
+        progress,
+        stop,
+    )
+    unquantised = round(settings.codebook.unquantised_fraction * vqvae_steps)
+    first.run(
+        vqvae_loss(vqvae, training, vqvae_steps),
+        lambda step: validate_vqvae(vqvae, validation, quantise=step >= unquantised),
+    )
+    codes, held_out = _encode(vqvae, training, validation, settings, progress)
+    second = StageRun(
+        "prior",
+        prior,
+        settings.training.learning_rate_prior,
+        prior_steps,
+        folder / "work",
+        settings,
+        log,
+        progress,
+        stop,
+    )
+    second.run(prior_loss(prior, codes, settings), lambda _: validate_prior(prior, held_out))
+    networks = Networks(vqvae.eval(), prior.eval(), settings)
+    calibration = calibrate(networks, [paths[h] for h in split.calibration], progress)
+    entries = log.entries()
+    draw_curves(entries, folder / "curves.png")
+    figures = _last_figures(entries) | {
+        "steps": float(vqvae_steps + prior_steps),
+        "score_threshold_nats": calibration.thresholds.score,
+        "restoration_threshold_nats": calibration.thresholds.restoration,
+    }
+    save_bundle(
+        folder,
+        settings=settings,
+        vqvae=vqvae,
+        prior=prior,
+        calibration=calibration.to_json(),
+        calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
+        plan=plan.to_json(),
+        split=split.to_json(),
+        card=model_card(plan, split, figures),
+    )
+    load_bundle(folder)
+    shutil.rmtree(folder / "work")
+    return TrainingSummary(folder, plan, figures | {"seconds": time.monotonic() - started})
+
+
+def slice_data(store: SliceStore, hashes: Sequence[str], settings: Settings, device: torch.device) -> SliceData:
+    """Return the training slices of some scans of the store."""
+    margin = settings.preparation.training_margin_slices
+    slices = tuple(range(margin, settings.slices - margin))
+    return SliceData(store.slices_NSHW, tuple(store.rows(hashes)), slices, settings, device)
+
+
+def new_networks(settings: Settings, device: torch.device) -> tuple[VQVAE, PixelSNAIL]:
+    """Return untrained networks, a function of the seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(generator_for(settings.seed, "weights").initial_seed())
+        vqvae, prior = VQVAE(settings.vqvae), PixelSNAIL(settings.prior, codes=settings.vqvae.codes)
+    place = {"device": device, "memory_format": torch.channels_last}
+    return vqvae.to(**place), prior.to(**place)  # type: ignore[call-overload]
+
+
+def stage_steps(settings: Settings) -> tuple[int, int]:
+    """Return the steps of the VQ-VAE and of the prior."""
+    total = settings.training.steps or 0
+    first = max(1, round(settings.training.vqvae_share * total))
+    return first, max(1, total - first)
+
+
+def _encode(
+    vqvae: VQVAE, training: SliceData, validation: SliceData, settings: Settings, progress: Progress
+) -> tuple[CodeData, CodeData]:
+    views = settings.training.prior_views
+    progress.begin("encode", views * len(training) + len(validation))
+    codes = encode_views(vqvae, training, views, progress.advance)
+    return codes, encode_views(vqvae, validation, 1, progress.advance)
+
+
+def _check_request(
+    folder: Path,
+    *,
+    preset: str,
+    minutes: float | None,
+    steps: int | None,
+    resume: bool,
+    assignments: Sequence[str],
+) -> None:
+    if preset != "auto" and preset not in PRESETS:
+        raise SettingsError("unknown preset", where=f"--preset {preset}", expected=f"auto, {', '.join(PRESETS)}")
+    if minutes is not None and steps is not None:
+        raise SettingsError("give either --minutes or --steps, not both", where="train")
+    if not 0 < (minutes or 1) < 1e6 or (steps or 2) < 2 or minutes == 0:
+        raise SettingsError("no time to train", where="train", found=minutes or steps, expected="a positive number")
+    if folder.exists() and not folder.is_dir():
+        raise ModelError("the model folder is a file", where=folder, remedy="name another folder")
+    started = (folder / "work" / "plan.json").is_file()
+    if resume and not started:
+        raise ModelError("nothing to resume", where=folder, code="E_RESUME", remedy="train without --resume")
+    if resume and (assignments or steps):
+        raise SettingsError(
+            "a resumed training keeps its settings", where="--resume", remedy="leave --set and --steps out"
+        )
+    if not resume and (folder / "manifest.json").exists():
+        raise ModelError("there is a model already", where=folder, code="E_EXISTS", remedy="name another folder")
+    if not resume and started:
+        raise ModelError(
+            "a stopped training is here", where=folder, code="E_EXISTS", remedy="add --resume, or name another folder"
+        )
+
+
+def _new_plan(
+    preset: str, facts: Sequence[ScanFacts], *, seed: int, assignments: Sequence[str], device: torch.device
+) -> Plan:
+    cohort = fingerprint(facts)
+    if preset == "auto":
+        plan = plan_auto(cohort, seed=seed, bfloat16_is_fast=_bfloat16_is_fast(device))
+    else:
+        plan = plan_preset(preset, cohort, seed=seed)
+    settings = override(plan.settings, assignments)
+    pairs = (assignment.partition("=") for assignment in assignments)
+    chosen = tuple(Decision(key, value, "set by the user") for key, _, value in pairs)
+    return Plan(plan.fingerprint, plan.decisions + chosen, settings)
+
+
+def _resumed_plan(work: Path, facts: Sequence[ScanFacts]) -> Plan:
+    saved = json.loads((work / "plan.json").read_text(encoding="utf-8"))
+    now = sorted(fact.content_hash for fact in facts)
+    if now != saved["hashes"]:
+        different = len(set(now) ^ set(saved["hashes"]))
+        raise CohortError(
+            "these are not the scans that the training began with",
+            where=work.parent,
+            code="E_RESUME_COHORT",
+            found=f"{different} scans differ",
+            remedy="give the same scans, or train anew in another folder",
+        )
+    settings = parse_settings(saved["settings"], where=work / "plan.json")
+    return Plan(fingerprint(facts), tuple(Decision(**d) for d in saved["decisions"]), settings)
+
+
+def _timed_steps(
+    settings: Settings,
+    store: SliceStore,
+    split: Split,
+    minutes: float | None,
+    device: torch.device,
+    progress: Progress,
+) -> int:
+    progress.begin("time a few steps", 1)
+    throwaway = new_networks(settings, device)
+    data = slice_data(store, split.train, settings, device)
+    steps = steps_for(60 * (minutes or DEFAULT_MINUTES), *throwaway, data)
+    progress.advance()
+    return steps
+
+
+def _with_steps(plan: Plan, steps: int) -> Plan:
+    settings = override(plan.settings, [f"training.steps={steps}"])
+    vqvae_steps, prior_steps = stage_steps(settings)
+    reason = f"{vqvae_steps} for the VQ-VAE, {prior_steps} for the prior; --steps {steps} repeats this training"
+    return Plan(plan.fingerprint, (*plan.decisions, Decision("training.steps", str(steps), reason)), settings)
+
+
+def _bfloat16_is_fast(device: torch.device) -> bool:
+    if device.type != "cpu":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def _last_figures(entries: Sequence[dict[str, Any]]) -> dict[str, float]:
+    wanted = ("holdout_l1", "codes_used", "perplexity", "holdout_nll")
+    return {name: entry[name] for entry in entries for name in wanted if name in entry}

@@ -1,0 +1,25 @@
+"""Scans in and out: the only place that knows files and geometry."""
+
+from __future__ import annotations
+
+from mendscan.volumes.grid import Grid, resampled_grid, resized_grid
+from mendscan.volumes.reading import case_name, find_scans, read_volume
+from mendscan.volumes.volume import NativeGeometry, Volume, volume_from_array
+from mendscan.volumes.writing import write_bytes, write_csv, write_json, write_map, write_text
+
+__all__ = [
+    "Grid",
+    "NativeGeometry",
+    "Volume",
+    "case_name",
+    "find_scans",
+    "read_volume",
+    "resampled_grid",
+    "resized_grid",
+    "volume_from_array",
+    "write_bytes",
+    "write_csv",
+    "write_json",
+    "write_map",
+    "write_text",
+]

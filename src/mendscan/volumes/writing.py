@@ -1,0 +1,223 @@
+"""Writing files: whole or not at all, and the same bytes for the same content.
+
+Every write goes to a temporary file beside its target, is flushed to the disk, read back, and only then put in
+place.  Whoever finds a file under its final name finds all of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import logging
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Shaped
+
+from mendscan.errors import GeometryError, WriteError
+from mendscan.shapes import Affine
+from mendscan.volumes.volume import NativeGeometry, Volume
+
+__all__ = ["write_bytes", "write_csv", "write_json", "write_map", "write_text"]
+
+GZIP_LEVEL = 1
+"""Higher levels take twice the time, and floating-point maps hardly become smaller."""
+MAX_QFORM_SHEAR = 1e-4
+"""Largest cosine between two voxel axes that still counts as a right angle; a qform holds only right angles."""
+
+_LOGGER = logging.getLogger(__name__)
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_EXTENSION_FLAG = bytes(4)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file atomically: afterwards it is complete, or as it was before.
+
+    Args:
+        path: The file; its folder must exist.
+        data: The content.
+
+    Raises:
+        WriteError: If it cannot be written; what was there before is intact and no temporary file is left.
+    """
+    target = Path(path)
+    # The name does not grow with the target's, which may be as long as names can be.
+    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        _write_through(temporary, data)
+        temporary.replace(target)
+    except (OSError, ValueError) as error:
+        raise WriteError(
+            "the file cannot be written",
+            where=path,
+            found=getattr(error, "strerror", None) or str(error),
+            remedy="check that the folder exists, may be written to and has space left",
+        ) from error
+    finally:
+        _remove(temporary)
+    _flush_folder(target.parent)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write text as UTF-8, atomically, with the line ends as they are.
+
+    Args:
+        path: The file; its folder must exist.
+        text: The content.  What UTF-8 cannot hold, as in undecodable file names, is written as an escape.
+
+    Raises:
+        WriteError: If it cannot be written; what was there before is intact.
+    """
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_json(path: str | os.PathLike[str], value: object) -> None:
+    """Write a value as JSON, atomically, with sorted keys, so that the same value gives the same bytes.
+
+    Args:
+        path: The file; its folder must exist.
+        value: Dictionaries, lists, text, numbers, truth values, None; no NaN, which JSON does not know.
+
+    Raises:
+        WriteError: If the value is not JSON (E_JSON) or the file cannot be written.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise WriteError("the value cannot be written as JSON", where=path, code="E_JSON", found=str(error)) from error
+    write_text(path, text + "\n")
+
+
+def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
+    """Write a table as CSV, atomically.
+
+    Text that a spreadsheet would take for a formula is given a leading apostrophe; numbers stay as they are.
+
+    Args:
+        path: The file; its folder must exist.
+        rows: One mapping per row, column to cell; None or a missing cell is written empty.
+        columns: The columns, in order.
+
+    Raises:
+        WriteError: If a row has a column that is not listed (E_COLUMNS) or the file cannot be written.
+    """
+    unknown = sorted({column for row in rows for column in row} - set(columns))
+    if unknown:
+        raise WriteError("unknown columns", where=path, code="E_COLUMNS", found=unknown, expected=list(columns))
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow([_cell(column) for column in columns])
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    write_text(path, table.getvalue())
+
+
+def write_map(path: str | os.PathLike[str], values_XYZ: Shaped[np.ndarray, "X Y Z"], volume: Volume) -> None:
+    """Write one value per voxel of a scan as a NIfTI file that overlays the scan exactly.
+
+    The header is new and takes over only geometry: shape, affine, codes, voxel sizes and units, but no
+    description, name or extension of the scan.  A qform cannot hold a sheared affine and is then left out.
+
+    Args:
+        path: A ``.nii.gz`` file; its folder must exist.
+        values_XYZ: Values on the volume's RAS+ grid; written as float32.
+        volume: The scan that the values belong to.
+
+    Raises:
+        GeometryError: If the shape is not the volume's (E_GRID), or a new header cannot hold its affine.
+        WriteError: If the name does not end in ``.nii.gz`` (E_NAME) or the file cannot be written.
+    """
+    if not os.fspath(path).endswith(".nii.gz"):
+        raise WriteError("a map needs a name in .nii.gz", where=path, code="E_NAME", expected=".nii.gz")
+    values = volume.to_native(values_XYZ).astype("<f4")
+    header = _map_header(volume.native, where=path)
+    write_bytes(path, _gzipped(header.binaryblock + _EXTENSION_FLAG + values.tobytes(order="F")))
+
+
+def _write_through(temporary: Path, data: bytes) -> None:
+    with temporary.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if temporary.read_bytes() != data:
+        raise OSError("what was read back differs from what was written")
+
+
+def _remove(temporary: Path) -> None:
+    try:
+        temporary.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        _LOGGER.debug("temporary file not removed: %s", type(error).__name__)
+
+
+def _flush_folder(folder: Path) -> None:
+    # The file is complete by now; without this, a power cut could still bring back the old one.
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        _LOGGER.warning("%s: the folder could not be flushed to the disk (%s)", folder, error.strerror)
+
+
+def _cell(value: object) -> object:
+    if value is None:
+        return ""
+    if isinstance(value, bool | int | float | np.number | np.bool_):
+        return value
+    text = str(value)
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def _gzipped(data: bytes) -> bytes:
+    compressed = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=compressed, mtime=0) as stream:
+        stream.write(data)
+    return compressed.getvalue()
+
+
+def _map_header(native: NativeGeometry, *, where: object) -> nib.Nifti1Header:
+    kind = nib.Nifti1Header if native.nifti_version == 1 else nib.Nifti2Header
+    header = kind(endianness="<")
+    header.set_data_shape(native.shape)
+    header.set_data_dtype("<f4")
+    header.set_slope_inter(1.0, 0.0)
+    header.set_data_offset(header.sizeof_hdr + len(_EXTENSION_FLAG))
+    header.set_zooms(native.zooms)
+    header["xyzt_units"] = native.xyzt_units
+    if native.sform_code:
+        header.set_sform(native.affine, native.sform_code)
+    if native.qform_code and not _is_sheared(native.affine):
+        _set_qform(header, native)
+    _check_same_affine(header, native, where)
+    return header
+
+
+def _set_qform(header: nib.Nifti1Header, native: NativeGeometry) -> None:
+    header["qform_code"] = native.qform_code
+    header["pixdim"][0] = native.qform_parameters[0]
+    header["quatern_b"], header["quatern_c"], header["quatern_d"] = native.qform_parameters[1:4]
+    header["qoffset_x"], header["qoffset_y"], header["qoffset_z"] = native.qform_parameters[4:7]
+
+
+def _is_sheared(affine: Affine) -> bool:
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(directions.T @ directions - np.eye(3)).max() > MAX_QFORM_SHEAR)
+
+
+def _check_same_affine(header: nib.Nifti1Header, native: NativeGeometry, where: object) -> None:
+    written = header.get_best_affine()
+    if not np.allclose(written, native.affine, rtol=1e-6, atol=1e-4):
+        raise GeometryError(
+            "a NIfTI header cannot hold the affine of the scan",
+            where=where,
+            found=written.tolist(),
+            expected=native.affine.tolist(),
+        )

@@ -1,0 +1,261 @@
+import nibabel as nib
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from mendscan.errors import ResultsError
+from mendscan.evaluation.folders import evaluate_folder
+
+SHAPE = (5, 6, 7)
+AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0.1, -20], [0, -0.1, 2, 5], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture
+def folders(tmp_path):
+    results, labels = tmp_path / "results", tmp_path / "labels"
+    for folder in (results / "maps", labels / "pixel", labels / "sample"):
+        folder.mkdir(parents=True)
+    return results, labels
+
+
+def save(path, values, affine=AFFINE):
+    nib.save(nib.Nifti1Image(values, affine), path)
+
+
+def random_pair(seed, shape=SHAPE):
+    generator = np.random.default_rng(seed)
+    label = generator.random(shape) < 0.2
+    return (0.5 * generator.random(shape) + 0.3 * label).astype(np.float32), label.astype(np.uint8)
+
+
+def add_pixel_case(folders, name, seed):
+    results, labels = folders
+    values, label = random_pair(seed)
+    save(results / "maps" / f"{name}.nii.gz", values)
+    save(labels / "pixel" / f"{name}.nii.gz", label)
+    return values, label
+
+
+def add_sample_label(folders, name, number):
+    (folders[1] / "sample" / f"{name}.nii.gz.txt").write_text(f"{number}\n")
+
+
+def evaluate(folders, scores=None, healthy_threshold=0.5):
+    return evaluate_folder(*folders, healthy_threshold=healthy_threshold, scores=scores or {})
+
+
+def challenge_ap(*pairs):
+    values = np.concatenate([np.ravel(values) for values, _ in pairs]).astype(np.float16)
+    return average_precision_score(np.concatenate([np.ravel(label) for _, label in pairs]), values)
+
+
+def test_pools_the_voxels_of_all_cases(folders):
+    pairs = [add_pixel_case(folders, f"case{i}", seed=i) for i in range(3)]
+    metrics = evaluate(folders)
+    assert metrics.voxel_ap == challenge_ap(*pairs)
+    assert [case.voxel_ap for case in metrics.cases] == [challenge_ap(pair) for pair in pairs]
+    assert [case.n_voxels for case in metrics.cases] == [np.prod(SHAPE)] * 3
+    assert (metrics.n_cases_pixel, metrics.n_cases_sample, metrics.n_counted_as_zeros) == (3, 0, 0)
+    assert metrics.sample_ap is None
+    assert metrics.healthy_threshold == 0.5
+    assert 0 < metrics.dice_at_healthy_threshold <= metrics.best_dice
+
+
+def test_no_threshold_no_dice_at_it(folders):
+    add_pixel_case(folders, "a", seed=0)
+    metrics = evaluate(folders, healthy_threshold=None)
+    assert metrics.dice_at_healthy_threshold is None
+    assert metrics.cases[0].dice_at_healthy_threshold is None
+    assert metrics.best_dice is not None
+
+
+def test_a_missing_map_counts_as_zeros(folders):
+    kept = add_pixel_case(folders, "kept", seed=0)
+    values, label = add_pixel_case(folders, "lost", seed=1)
+    (folders[0] / "maps" / "lost.nii.gz").unlink()
+    metrics = evaluate(folders)
+    assert metrics.voxel_ap == challenge_ap(kept, (np.zeros_like(values), label))
+    assert metrics.n_counted_as_zeros == 1
+    (problem,) = metrics.cases[1].problems
+    assert "missing" in problem
+
+
+def broken_maps():
+    values, _ = random_pair(1)
+    with_nan = values.copy()
+    with_nan[0, 0, 0] = np.nan
+    return {
+        "shape": (lambda path: save(path, values[:-1]), "shape (4, 6, 7), the label (5, 6, 7)"),
+        "axis order": (lambda path: save(path, values.T), "shape (7, 6, 5)"),
+        "nan": (lambda path: save(path, with_nan), "not a number"),
+        "garbage": (lambda path: path.write_bytes(b"garbage"), "cannot be read"),
+        "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
+    }
+
+
+@pytest.mark.parametrize(("write", "message"), broken_maps().values(), ids=broken_maps().keys())
+def test_an_unusable_map_counts_as_zeros(folders, write, message):
+    kept = add_pixel_case(folders, "kept", seed=0)
+    _, label = add_pixel_case(folders, "broken", seed=1)
+    write(folders[0] / "maps" / "broken.nii.gz")
+    metrics = evaluate(folders)
+    assert metrics.voxel_ap == challenge_ap(kept, (np.zeros(SHAPE), label))
+    (problem,) = metrics.cases[0].problems
+    assert message in problem
+    assert str(folders[0]) not in problem
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.95])
+def test_a_truncated_map_counts_as_zeros(folders, share):
+    add_pixel_case(folders, "a", seed=0)
+    path = folders[0] / "maps" / "a.nii.gz"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    metrics = evaluate(folders)
+    assert "cannot be read" in metrics.cases[0].problems[0]
+    assert metrics.voxel_ap == metrics.voxel_prevalence
+
+
+def test_each_kind_of_label_enters_its_own_figures(folders):
+    both = add_pixel_case(folders, "both", seed=0)
+    pixel_only = add_pixel_case(folders, "pixel_only", seed=1)
+    add_sample_label(folders, "both", 1)
+    add_sample_label(folders, "sample_only", 0)
+    metrics = evaluate(folders, scores={"both": 12.5, "sample_only": 3.0, "pixel_only": 99.0})
+    assert metrics.voxel_ap == challenge_ap(both, pixel_only)
+    assert (metrics.n_cases_pixel, metrics.n_cases_sample) == (2, 2)
+    assert (metrics.n_anomalous_pixel, metrics.n_anomalous_sample) == (2, 1)
+    assert (metrics.sample_ap, metrics.sample_auroc) == (1, 1)
+    assert metrics.n_counted_as_zeros == metrics.n_unlabelled == 0
+    rows = {case.name: case for case in metrics.cases}
+    assert rows["sample_only"].n_voxels is None
+    assert rows["pixel_only"].sample_score is None
+
+
+def test_sample_labels_alone_need_no_maps(folders):
+    results, labels = folders
+    (results / "maps").rmdir()
+    (labels / "pixel").rmdir()
+    for i, number in enumerate(["0", "1", "0.0", " 0.7 "]):
+        add_sample_label(folders, f"case{i}", number)
+    metrics = evaluate(folders, scores={f"case{i}": float(score) for i, score in enumerate([-1, 4, 5, 2000])})
+    assert metrics.sample_auroc == 0.75
+    assert metrics.voxel_ap is None
+    assert metrics.n_cases_pixel == 0
+
+
+@pytest.mark.parametrize("bad", [None, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("others", "counted_as"), [([2.0, 3.0], 0.0), ([-5.0, 3.0], -5.0)])
+def test_a_missing_score_is_the_lowest(folders, bad, others, counted_as):
+    scores = dict(zip(["a", "b"], others, strict=True)) | ({} if bad is None else {"lost": bad})
+    for name in ("a", "b", "lost"):
+        add_sample_label(folders, name, int(name == "lost"))
+    metrics = evaluate(folders, scores=scores)
+    lost = metrics.cases[2]
+    assert lost.sample_score == counted_as
+    assert "the scan score is" in lost.problems[0]
+    assert metrics.n_counted_as_zeros == 1
+    assert metrics.sample_auroc <= 0.25
+
+
+def test_predictions_without_label_are_counted_only(folders):
+    pair = add_pixel_case(folders, "a", seed=0)
+    save(folders[0] / "maps" / "b.nii.gz", np.ones(SHAPE, np.float32))
+    metrics = evaluate(folders, scores={"a": 1.0, "b": 1.0, "c": 1.0})
+    assert metrics.n_unlabelled == 2
+    assert metrics.voxel_ap == challenge_ap(pair)
+
+
+def test_names_match_across_compression_and_hidden_files_are_left_out(folders):
+    results, labels = folders
+    values, label = random_pair(0)
+    save(results / "maps" / "a.b.nii", values)
+    save(labels / "pixel" / "a.b.nii.gz", label)
+    (labels / "sample" / "a.b.nii.gz.txt").write_text("1")
+    (labels / "pixel" / "._a.b.nii.gz").write_bytes(b"junk")
+    metrics = evaluate(folders, scores={"a.b": 1.0})
+    assert [case.name for case in metrics.cases] == ["a.b"]
+    assert metrics.cases[0].problems == ()
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7, 1), (5, 6, 1)])
+def test_appended_axes_of_length_one_do_not_matter(folders, shape):
+    values, label = random_pair(0, shape)
+    save(folders[0] / "maps" / "a.nii.gz", values)
+    save(folders[1] / "pixel" / "a.nii.gz", np.squeeze(label, axis=-1))
+    metrics = evaluate(folders)
+    assert metrics.cases[0].problems == ()
+    assert metrics.voxel_ap == challenge_ap((values, label))
+
+
+def test_stored_scaling_is_applied(folders):
+    results, labels = folders
+    values, label = random_pair(0)
+    image = nib.Nifti1Image(values, AFFINE)
+    image.header.set_data_dtype(np.int16)
+    nib.save(image, results / "maps" / "a.nii.gz")
+    save(labels / "pixel" / "a.nii.gz", label)
+    stored = nib.load(results / "maps" / "a.nii.gz").get_fdata(dtype=np.float32)
+    assert evaluate(folders).voxel_ap == challenge_ap((stored, label))
+
+
+@pytest.mark.parametrize("shift_mm", [1e-3, 9e-3])
+def test_an_affine_may_be_rounded(folders, shift_mm):
+    values, _ = add_pixel_case(folders, "a", seed=0)
+    affine = AFFINE.copy()
+    affine[0, 3] += shift_mm
+    save(folders[0] / "maps" / "a.nii.gz", values, affine)
+    assert evaluate(folders).cases[0].problems == ()
+
+
+def elsewhere():
+    shifted, stretched, flipped = AFFINE.copy(), AFFINE.copy(), AFFINE.copy()
+    shifted[2, 3] += 0.02
+    stretched[0, 0] *= 1.01
+    flipped[:, 0] *= -1
+    return [shifted, stretched, flipped]
+
+
+@pytest.mark.parametrize("affine", elsewhere(), ids=["shifted", "stretched", "flipped"])
+def test_a_map_elsewhere_in_space_is_an_error(folders, affine):
+    values, _ = add_pixel_case(folders, "a", seed=0)
+    save(folders[0] / "maps" / "a.nii.gz", values, affine)
+    with pytest.raises(ResultsError, match=r"elsewhere in space .*found corners up to .* expected at most 0.01 mm"):
+        evaluate(folders)
+
+
+def test_folders_without_labels_are_an_error(folders, tmp_path):
+    results, _ = folders
+    with pytest.raises(ResultsError, match=r"no labels \(found pixel/, sample/, expected pixel/NAME"):
+        evaluate(folders)
+    with pytest.raises(ResultsError, match=r"no labels .*found no such folder"):
+        evaluate((results, tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ResultsError, match=r"no labels .*found an empty folder.*; point to the folder"):
+        evaluate((results, tmp_path / "empty"))
+
+
+def test_voxel_labels_without_maps_folder_is_an_error(folders):
+    add_pixel_case(folders, "a", seed=0)
+    with pytest.raises(ResultsError, match="no maps"):
+        evaluate((folders[1], folders[1]))
+
+
+def test_two_files_of_one_case_are_an_error(folders):
+    _, label = add_pixel_case(folders, "a", seed=0)
+    save(folders[1] / "pixel" / "a.nii", label)
+    with pytest.raises(ResultsError, match=r"two files of the same case .*a\.nii and a\.nii\.gz"):
+        evaluate(folders)
+
+
+@pytest.mark.parametrize("text", ["", "one", "nan", "1 0"])
+def test_an_unreadable_sample_label_is_an_error(folders, text):
+    add_sample_label(folders, "a", text)
+    with pytest.raises(ResultsError, match=r"label cannot be read .*expected one number"):
+        evaluate(folders)
+
+
+def test_an_unreadable_voxel_label_is_an_error(folders):
+    add_pixel_case(folders, "a", seed=0)
+    (folders[1] / "pixel" / "a.nii.gz").write_bytes(b"garbage")
+    with pytest.raises(ResultsError, match="label cannot be read"):
+        evaluate(folders)
