@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from mendscan.cohort.anomalies import write_test_cohort
+from mendscan.cohort.labelled_cohort import write_labelled_cohort
 from mendscan.evaluation.benchmark import evaluate_baselines
 from mendscan.volumes.reading import find_scans
 
@@ -35,7 +35,7 @@ def main() -> None:
     if not test.exists():
         held_out = find_scans(output / "held-out")
         seed = arguments.anomaly_seed
-        write_test_cohort(held_out, test, seed=seed, anomalous=ANOMALOUS, per_scan=(1, 4), radius_mm=RADIUS_MM)
+        write_labelled_cohort(held_out, test, seed=seed, anomalous=ANOMALOUS, per_scan=(1, 4), radius_mm=RADIUS_MM)
     model, results = output / "model", output / f"results-{arguments.anomaly_seed}"
     seconds = {}
     if not arguments.skip_training:

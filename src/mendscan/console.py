@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -24,27 +25,37 @@ if TYPE_CHECKING:
     from mendscan.evaluation.metrics import Metrics
     from mendscan.training.trainer import TrainingSummary
 
-__all__ = ["ConsoleProgress", "show_detection", "show_metrics", "show_plan", "show_training"]
+__all__ = [
+    "ConsoleProgress",
+    "console",
+    "show_comparison",
+    "show_detection",
+    "show_metrics",
+    "show_plan",
+    "show_training",
+]
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 _ROWS_SHOWN = 25
 
 
 class ConsoleProgress:
-    """Progress bars on a terminal; one line per stage elsewhere."""
+    """Progress bars on a terminal; elsewhere, such as in a log file, a line for each quarter of a stage."""
 
     def __init__(self) -> None:
         self._bars = Progress(
             TextColumn("[bold]{task.description:<22}"),
-            BarColumn(bar_width=28),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("[dim]{task.fields[facts]}"),
             console=console,
+            disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._stage, self._total, self._done = "", 0, 0
         self._facts: dict[str, float] = {}
 
     def __enter__(self) -> ConsoleProgress:
@@ -59,6 +70,7 @@ class ConsoleProgress:
     def begin(self, stage: str, total: int, *, done: int = 0) -> None:
         """Add a bar."""
         self._facts = {}
+        self._stage, self._total, self._done = stage, total, done
         self._task = self._bars.add_task(stage, total=total, completed=done, rate="", facts="")
 
     def advance(self, units: int = 1, **facts: float) -> None:
@@ -66,14 +78,18 @@ class ConsoleProgress:
         if self._task is None:
             return
         self._facts |= facts
+        quarter = 4 * self._done // max(1, self._total)
+        self._done += units
         shown = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in self._facts.items())
+        if self._bars.disable and 4 * self._done // max(1, self._total) > quarter:
+            console.print(f"{self._stage:<22} {self._done}/{self._total}  {shown}", markup=False, soft_wrap=True)
         task = self._bars.tasks[self._task]
         rate = f"{task.speed:.1f}/s" if task.speed else ""
         self._bars.update(self._task, advance=units, facts=shown, rate=rate)
 
     def say(self, message: str) -> None:
         """Print a line above the bars."""
-        self._bars.console.print(message, style="yellow", markup=False)
+        self._bars.console.print(message, style="yellow", markup=False, soft_wrap=True)
 
 
 def show_plan(plan: Plan) -> None:
@@ -122,10 +138,8 @@ def show_detection(rows: Sequence[dict[str, Any]], results: Path) -> None:
 
 def show_metrics(metrics: Metrics) -> None:
     """Print the figures of an evaluation."""
-    table = Table(
-        title=f"{metrics.n_cases_pixel} cases with voxel labels, {metrics.n_cases_sample} with scan labels",
-        title_justify="left",
-    )
+    console.print(f"{metrics.n_cases_pixel} cases with voxel labels, {metrics.n_cases_sample} with scan labels")
+    table = Table()
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in (
@@ -141,3 +155,16 @@ def show_metrics(metrics: Metrics) -> None:
     console.print(table)
     if metrics.n_counted_as_zeros:
         console.print(f"[bold red]{metrics.n_counted_as_zeros} cases had no usable map and counted as zeros[/bold red]")
+
+
+def show_comparison(rows: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Print the figures of several methods on the same cases."""
+    names = ("voxel_ap", "voxel_auroc", "best_dice", "dice_at_healthy_threshold", "sample_ap", "sample_auroc")
+    table = Table()
+    table.add_column("method")
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for method, figures in rows.items():
+        cells = ("–" if figures[name] is None else f"{figures[name]:.3f}" for name in names)
+        table.add_row(method, *cells)
+    console.print(table)

@@ -1,1 +1,90 @@
-"""placeholder"""
+"""The main job on a simulated cohort, through the same commands that a user types."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from mendscan.console import console, show_comparison
+from mendscan.errors import MendscanError, WriteError
+
+__all__ = ["run_demo"]
+
+HEALTHY, TESTED, ANOMALOUS = 100, 12, 8
+RESTORATIONS = 3
+RADIUS_MM = (10.0, 18.0)
+
+
+def run_demo(folder: Path, *, minutes: float = 4.0, seed: int = 0) -> None:
+    """Simulate healthy brains, train on them, and find labelled anomalies in brains never seen.
+
+    Args:
+        folder: Where everything goes; must not exist or be empty.
+        minutes: Training time.
+        seed: Seed of the cohort and the anomalies.
+
+    Raises:
+        WriteError: If the folder holds something.
+        MendscanError: If one of the commands fails.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WriteError("not an empty folder", where=folder, remedy="name another one with -o, or remove it")
+    console.rule("simulate")
+    _simulate(folder, seed)
+    _run("train", "-i", folder / "healthy", "-o", folder / "model", "--minutes", minutes)
+    scans, results, labels = folder / "test" / "scans", folder / "results", folder / "test" / "labels"
+    _run("detect", "-m", folder / "model", "-i", scans, "-o", results, "--restorations", RESTORATIONS)
+    _run("evaluate", "-i", results, "-l", labels, "-o", folder / "metrics.json")
+    _compare(folder, scans, labels)
+    _name_files(folder)
+
+
+def _simulate(folder: Path, seed: int) -> None:
+    """Write healthy brains as NIfTI files, and labelled anomalies into some of those that are kept apart."""
+    from mendscan.cohort.labelled_cohort import write_labelled_cohort
+    from mendscan.cohort.simulation import simulate_cohort
+
+    simulate_cohort(folder / "healthy", n=HEALTHY, seed=seed)
+    unseen = simulate_cohort(folder / "test" / "unchanged", n=TESTED, seed=seed + 1, prefix="case")
+    write_labelled_cohort(unseen, folder / "test", seed=seed, anomalous=ANOMALOUS, per_scan=(1, 3), radius_mm=RADIUS_MM)
+    console.print(
+        f"{HEALTHY} healthy brains from the MNI152 template: warped, recoloured, biased, noisy, in different spacings, "
+        f"orientations and number formats; {TESTED} more, {ANOMALOUS} of them with 1 to 3 labelled anomalies"
+    )
+
+
+def _run(*arguments: object) -> None:
+    """Run a command as a user would, and show it."""
+    words = [str(argument) for argument in arguments]
+    console.rule(f"mendscan {' '.join(words)}")
+    finished = subprocess.run([sys.executable, "-m", "mendscan", *words], check=False)
+    if finished.returncode:
+        raise MendscanError(
+            "the command failed", where=f"mendscan {words[0]}", code="E_DEMO", found=f"exit code {finished.returncode}"
+        )
+
+
+def _compare(folder: Path, scans: Path, labels: Path) -> None:
+    from mendscan.evaluation.benchmark import evaluate_baselines
+
+    console.rule("the same cases, by an atlas")
+    baselines = evaluate_baselines(
+        folder / "model", folder / "healthy", scans, labels, folder / "baselines", names=("atlas",)
+    )
+    rows = {"mendscan": json.loads((folder / "metrics.json").read_text())}
+    show_comparison(rows | {f"{name} |z|": metrics.as_dict() for name, metrics in baselines.items()})
+
+
+def _name_files(folder: Path) -> None:
+    console.print("[bold]Open[/bold]")
+    for path, what in (
+        (folder / "results" / "figures", "a picture per scan: scan, restoration, map"),
+        (folder / "results" / "scores.csv", "a row per scan"),
+        (folder / "results" / "findings.csv", "a row per finding"),
+        (folder / "results" / "maps", "the maps, over test/scans in any NIfTI viewer"),
+        (folder / "model" / "curves.png", "how training went"),
+        (folder / "model" / "README.md", "the model card"),
+    ):
+        console.print(f"  {path}  [dim]{what}[/dim]", soft_wrap=True)

@@ -78,6 +78,11 @@ class MendscanError(Exception):
         line += f"; {self.remedy}" if self.remedy else ""
         return " ".join(line.split())
 
+    def at(self, where: object) -> MendscanError:
+        """Return the same error with another `where`, such as a name in place of a whole path."""
+        details = {"code": self.code, "found": self.found, "expected": self.expected, "remedy": self.remedy}
+        return type(self)(self.problem, where=where, **details)  # type: ignore[arg-type]
+
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process boundaries; the keyword-only arguments must come along.
         state = {

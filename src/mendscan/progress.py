@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 __all__ = ["Progress", "Silent"]
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What a stage may say while it works."""
 

@@ -28,7 +28,7 @@ from scipy import ndimage
 from mendscan.errors import ResultsError
 from mendscan.shapes import VoxelsXYZ
 from mendscan.volumes.volume import Volume
-from mendscan.volumes.writing import write_csv, write_json, write_map
+from mendscan.volumes.writing import make_folder, write_csv, write_json, write_map
 
 __all__ = [
     "FINDING_COLUMNS",
@@ -36,6 +36,7 @@ __all__ = [
     "Detection",
     "Finding",
     "find_components",
+    "forget_case",
     "read_run",
     "read_scores",
     "write_results",
@@ -149,10 +150,8 @@ class Detection:
     def save(self, folder: str | Path) -> None:
         """Write map and restoration into a results folder, which is made if it is not there."""
         for name, values_XYZ in ((MAPS, self.map_XYZ), (RESTORED, self.restored_XYZ)):
-            target = Path(folder) / name
-            target.mkdir(parents=True, exist_ok=True)
             if values_XYZ is not None:
-                write_map(target / f"{self.case}.nii.gz", values_XYZ, self.volume)
+                write_map(make_folder(Path(folder) / name) / f"{self.case}.nii.gz", values_XYZ, self.volume)
 
     def score_row(self) -> dict[str, Any]:
         """Return the scan's row of ``scores.csv``."""
@@ -231,6 +230,13 @@ def write_results(
     ordered = sorted(finding_rows, key=lambda row: (row["case"], row["finding"]))
     write_csv(folder / "findings.csv", ordered, FINDING_COLUMNS)
     write_json(folder / "results.json", run)
+
+
+def forget_case(folder: Path, case: str) -> None:
+    """Remove the map, restoration and picture that an earlier run left of a case."""
+    for name, suffix in ((MAPS, ".nii.gz"), (RESTORED, ".nii.gz"), (FIGURES, ".png")):
+        if (folder / name).is_dir():
+            (folder / name / f"{case}{suffix}").unlink(missing_ok=True)
 
 
 def read_scores(folder: Path) -> dict[str, float]:

@@ -1,47 +1,19 @@
-"""Synthetic anomalies: the label says where, the change follows the scan's own scale, the folder is MOOD's."""
+"""Synthetic anomalies: the label says where, and the change follows the scan's own scale."""
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
-import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from mendscan.cohort.anomalies import (
-    KINDS,
-    TestCohort,
-    add_anomaly,
-    blob_weight,
-    deform,
-    foreground_of,
-    mirror,
-    reference_of,
-    retexture,
-    transplant,
-    write_test_cohort,
-)
-from mendscan.errors import CohortError, IntensityError, ScanError, SettingsError
-from mendscan.volumes.reading import case_name
+from cohort.conftest import structured_scan
+from mendscan.cohort.anomalies import add_anomaly, blob_weight
+from mendscan.cohort.anomaly_kinds import KINDS, deform, mirror, reference_of, retexture, transplant
+from mendscan.cohort.foreground import foreground_of
+from mendscan.errors import IntensityError, ScanError, SettingsError
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, 2.0, 0, -40], [0, 0, 2.5, 5], [0, 0, 0, 1.0]])
 RADIUS_MM = (6.0, 10.0)
-
-
-def scan(seed: int = 0, shape: tuple[int, int, int] = (40, 44, 36), background: bool = True) -> np.ndarray:
-    """Structured noise of several scales, in a ball when there is a background."""
-    rng = np.random.default_rng(seed)
-    voxels = 100.0 + sum(
-        amplitude * smooth / smooth.std()
-        for amplitude, sigma in ((12.0, 4.0), (8.0, 1.5), (2.0, 0.0))
-        for smooth in [ndimage.gaussian_filter(rng.standard_normal(shape), sigma)]
-    )
-    if background:
-        centred = [2.0 * i / (n - 1) - 1.0 for i, n in zip(np.ogrid[tuple(map(slice, shape))], shape, strict=True)]
-        voxels = np.where(sum(c**2 for c in centred) < 0.9, voxels, 0.0)
-    return voxels.astype(np.float32)
 
 
 def blob(shape: tuple[int, int, int] = (40, 44, 36), seed: int = 1) -> np.ndarray:
@@ -55,7 +27,7 @@ def put(kind: str, voxels: np.ndarray, *, seed: int = 3, **options: object) -> t
     return add_anomaly(voxels, AFFINE, foreground, rng=rng, kind=kind, radius_mm=RADIUS_MM, **options)
 
 
-# Blobs and foreground
+# Blobs
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -75,31 +47,13 @@ def test_blob_is_irregular() -> None:
     assert (weights[0] != weights[1]).sum() > 50
 
 
-def test_foreground_is_the_head_without_holes() -> None:
-    voxels = scan()
-    inside = voxels > 0
-    voxels[20, 22, 18] = 0.0
-    np.testing.assert_array_equal(foreground_of(voxels), inside)
-
-
-def test_foreground_without_background_is_everything() -> None:
-    assert foreground_of(scan(background=False)).all()
-
-
-def test_foreground_leaves_noisy_air_out() -> None:
-    clean = scan(shape=(60, 60, 60))
-    air = np.abs(np.random.default_rng(0).standard_normal(clean.shape)).astype(np.float32)
-    found, head = foreground_of(clean + air), clean > 0
-    assert (found & head).sum() / (found | head).sum() > 0.85
-
-
 # One anomaly
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("background", [True, False])
 def test_changes_are_where_the_label_is(kind: str, background: bool) -> None:
-    voxels = scan(background=background)
+    voxels = structured_scan(background=background)
     before = voxels.copy()
     altered, label, anomaly = put(kind, voxels)
     changed = altered != voxels
@@ -115,7 +69,7 @@ def test_changes_are_where_the_label_is(kind: str, background: bool) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_anomaly_shows_and_says_how_strong_it_is(kind: str) -> None:
-    voxels = scan()
+    voxels = structured_scan()
     altered, label, anomaly = put(kind, voxels)
     inside = voxels[foreground_of(voxels)]
     spread = np.subtract(*np.quantile(inside, [0.75, 0.25])) / 1.349
@@ -129,7 +83,7 @@ def test_anomaly_shows_and_says_how_strong_it_is(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [2.0**-14, 2.0**14])
 def test_scaling_the_scan_scales_the_anomaly(kind: str, scale: float) -> None:
-    voxels = scan()
+    voxels = structured_scan()
     plain, label, _ = put(kind, voxels)
     scaled, scaled_label, _ = put(kind, voxels * np.float32(scale))
     np.testing.assert_array_equal(label, scaled_label)
@@ -138,13 +92,17 @@ def test_scaling_the_scan_scales_the_anomaly(kind: str, scale: float) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_seed_same_anomaly(kind: str) -> None:
-    first, second, other = put(kind, scan()), put(kind, scan()), put(kind, scan(), seed=4)
+    first, second, other = (
+        put(kind, structured_scan()),
+        put(kind, structured_scan()),
+        put(kind, structured_scan(), seed=4),
+    )
     np.testing.assert_array_equal(first[0], second[0])
     assert first[2] == second[2] != other[2]
 
 
 def test_bright_raises_and_dark_lowers_but_not_below_the_scan() -> None:
-    voxels = scan()
+    voxels = structured_scan()
     bright, _, _ = put("bright", voxels)
     dark, _, _ = put("dark", voxels)
     assert (bright >= voxels).all()
@@ -153,7 +111,7 @@ def test_bright_raises_and_dark_lowers_but_not_below_the_scan() -> None:
 
 
 def test_uniform_is_constant_in_its_core() -> None:
-    voxels = scan()
+    voxels = structured_scan()
     altered, label, _ = put("uniform", voxels, seed=0)
     core = ndimage.binary_erosion(label, iterations=2)
     assert core.any()
@@ -162,7 +120,7 @@ def test_uniform_is_constant_in_its_core() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_texture_keeps_the_mean_and_changes_the_detail(seed: int) -> None:
-    voxels, weight = scan(background=False), blob()
+    voxels, weight = structured_scan(background=False), blob()
     reference = reference_of(voxels, foreground_of(voxels))
     altered = retexture(voxels, weight, rng=np.random.default_rng(seed), reference=reference)
     support = weight > 0
@@ -172,7 +130,7 @@ def test_texture_keeps_the_mean_and_changes_the_detail(seed: int) -> None:
 
 
 def test_blur_takes_detail_and_background_does_not_bleed_in() -> None:
-    voxels = scan()
+    voxels = structured_scan()
     altered, label, _ = put("blur", voxels)
     assert ndimage.laplace(altered)[label].std() < 0.7 * ndimage.laplace(voxels)[label].std()
     flat = np.where(foreground_of(voxels), np.float32(5.0), np.float32(0.0))
@@ -182,7 +140,7 @@ def test_blur_takes_detail_and_background_does_not_bleed_in() -> None:
 
 
 def test_mirror_twice_is_the_original_where_the_weight_is_one() -> None:
-    voxels = scan(background=False)
+    voxels = structured_scan(background=False)
     weight = np.zeros_like(voxels)
     weight[12:29, 14:31, 10:27] = 1.0
     reference, rng = reference_of(voxels, foreground_of(voxels)), np.random.default_rng(0)
@@ -192,7 +150,7 @@ def test_mirror_twice_is_the_original_where_the_weight_is_one() -> None:
 
 
 def test_another_scan_is_brought_into_this_scans_unit() -> None:
-    voxels, donor = scan(), 1e4 * scan(7, shape=(30, 50, 28))
+    voxels, donor = structured_scan(), 1e4 * structured_scan(7, shape=(30, 50, 28))
     reference = reference_of(voxels, foreground_of(voxels), donor_XYZ=donor)
     here, there = voxels[foreground_of(voxels)], reference.donor_XYZ[foreground_of(donor)]
     np.testing.assert_allclose(np.median(there), np.median(here), rtol=1e-3)
@@ -203,7 +161,7 @@ def test_another_scan_is_brought_into_this_scans_unit() -> None:
 
 
 def test_foreign_patch_is_found_elsewhere_in_the_scan() -> None:
-    voxels = scan(background=False)
+    voxels = structured_scan(background=False)
     weight = np.zeros_like(voxels)
     weight[18:23, 20:25, 16:21] = 1.0
     reference = reference_of(voxels, foreground_of(voxels), patch_depth_voxels=6.0)
@@ -225,7 +183,7 @@ def test_deformation_never_folds_and_brings_no_new_intensity(seed: int) -> None:
     jacobian = np.moveaxis(np.stack([np.stack(np.gradient(m)) for m in moved]), (0, 1), (-2, -1))
     assert np.linalg.det(jacobian).min() > 0.0
     assert np.abs(moved[0] - coordinates[0]).max() > 0.3
-    voxels = scan()
+    voxels = structured_scan()
     altered = deform(
         voxels, weight, rng=np.random.default_rng(seed), reference=reference_of(voxels, foreground_of(voxels))
     )
@@ -234,7 +192,7 @@ def test_deformation_never_folds_and_brings_no_new_intensity(seed: int) -> None:
 
 
 def test_what_is_taken_is_not_touched() -> None:
-    voxels = scan()
+    voxels = structured_scan()
     taken = np.zeros(voxels.shape, dtype=bool)
     taken[:22] = True
     for seed in range(4):
@@ -243,7 +201,7 @@ def test_what_is_taken_is_not_touched() -> None:
 
 
 def test_no_room_and_nonsense_are_refused_in_words() -> None:
-    voxels, rng = scan(), np.random.default_rng(0)
+    voxels, rng = structured_scan(), np.random.default_rng(0)
     foreground = foreground_of(voxels)
     with pytest.raises(ScanError, match="no room"):
         add_anomaly(voxels, AFFINE, foreground, rng=rng, kind="bright", radius_mm=(80.0, 90.0))
@@ -253,94 +211,3 @@ def test_no_room_and_nonsense_are_refused_in_words() -> None:
         add_anomaly(voxels, AFFINE, foreground, rng=rng, kind="bright", radius_mm=(5.0, 4.0))
     with pytest.raises(IntensityError, match="constant"):
         add_anomaly(np.ones_like(voxels), AFFINE, np.ones_like(foreground), rng=rng, kind="bright")
-
-
-# A whole cohort
-
-
-@pytest.fixture
-def sources(tmp_path: Path) -> list[Path]:
-    """Five scans in different axis orders and scales."""
-    paths = []
-    for k, codes in enumerate(("RAS", "LPS", "SAR", "PIR", "AIL")):
-        orientation = nib.orientations.axcodes2ornt(codes)
-        image = nib.Nifti1Image(scan(k, background=k % 2 == 0) * np.float32(10.0**k), np.diag([2.0, 2.0, 2.5, 1.0]))
-        change = nib.orientations.ornt_transform(nib.io_orientation(image.affine), orientation)
-        paths.append(tmp_path / f"case{k}.nii.gz")
-        nib.save(image.as_reoriented(change), paths[-1])
-    return paths
-
-
-def cohort(sources: list[Path], folder: Path, **options: object) -> TestCohort:
-    return write_test_cohort(sources, folder, **{"seed": 1, "anomalous": 3, "radius_mm": RADIUS_MM, **options})
-
-
-def test_layout_is_moods(sources: list[Path], tmp_path: Path) -> None:
-    written = cohort(sources, tmp_path / "test")
-    names = [f"case{k}.nii.gz" for k in range(5)]
-    found = sorted(
-        str(path.relative_to(tmp_path / "test")) for path in (tmp_path / "test").rglob("*") if path.is_file()
-    )
-    expected = [f"labels/pixel/{name}" for name in names] + [f"labels/sample/{name}.txt" for name in names]
-    assert found == sorted(["anomalies.csv", *expected, *(f"scans/{name}" for name in names)])
-    assert [path.name for path in written.scans] == names
-    assert sum(bool(added) for added in written.anomalies.values()) == 3
-
-
-def test_labels_say_what_was_changed_on_the_scans_own_grid(sources: list[Path], tmp_path: Path) -> None:
-    written = cohort(sources, tmp_path / "test")
-    for source, path in zip(sources, written.scans, strict=True):
-        original, image = nib.load(source), nib.load(path)
-        pixel = nib.load(written.folder / "labels" / "pixel" / path.name)
-        sample = (written.folder / "labels" / "sample" / f"{path.name}.txt").read_text()
-        label, added = np.asarray(pixel.dataobj), written.anomalies[case_name(path)]
-        changed = np.asarray(image.dataobj) != np.asarray(original.dataobj)
-        assert image.get_data_dtype() == pixel.get_data_dtype() == np.float32
-        np.testing.assert_allclose(image.affine, original.affine, atol=1e-5)
-        np.testing.assert_allclose(pixel.affine, original.affine, atol=1e-5)
-        assert set(np.unique(label)) <= {0.0, 1.0}
-        assert sample == ("1" if added else "0")
-        assert label.any() == changed.any() == bool(added)
-        assert not (changed & ~ndimage.binary_dilation(label > 0, iterations=4)).any()
-
-
-def test_anomalies_do_not_overlap(sources: list[Path], tmp_path: Path) -> None:
-    written = cohort(sources, tmp_path / "test", anomalous=5, per_scan=(3, 3), radius_mm=(5.0, 7.0))
-    for case, added in written.anomalies.items():
-        label = np.asarray(nib.load(written.folder / "labels" / "pixel" / f"{case}.nii.gz").dataobj)
-        assert len(added) == 3
-        assert label.sum() == sum(one.voxels for one in added)
-
-
-def test_kinds_are_dealt_evenly_and_listed(sources: list[Path], tmp_path: Path) -> None:
-    written = cohort(sources, tmp_path / "test", anomalous=4, per_scan=(2, 2), radius_mm=(5.0, 7.0))
-    assert sorted(one.kind for added in written.anomalies.values() for one in added) == sorted(KINDS)
-    with (written.folder / "anomalies.csv").open() as table:
-        rows = list(csv.DictReader(table))
-    assert len(rows) == 8
-    for row in rows:
-        assert row["case"] in written.anomalies
-        assert int(row["voxels"]) in [one.voxels for one in written.anomalies[row["case"]]]
-
-
-def test_same_seed_same_files_byte_for_byte(sources: list[Path], tmp_path: Path) -> None:
-    first, second = (cohort(sources, tmp_path / name) for name in ("first", "second"))
-    files = [path.relative_to(first.folder) for path in first.folder.rglob("*") if path.is_file()]
-    assert all((first.folder / file).read_bytes() == (second.folder / file).read_bytes() for file in files)
-    other = cohort(sources, tmp_path / "other", seed=2)
-    assert other.anomalies != first.anomalies
-
-
-def test_where_not_all_fit_those_that_do_are_kept(sources: list[Path], tmp_path: Path) -> None:
-    written = cohort(sources[:1], tmp_path / "test", anomalous=1, per_scan=(8, 8), radius_mm=(17.0, 20.0))
-    assert 1 <= len(written.anomalies["case0"]) < 8
-
-
-def test_impossible_cohorts_are_refused_before_anything_is_written(sources: list[Path], tmp_path: Path) -> None:
-    folder = tmp_path / "test"
-    for wrong in ({"anomalous": 6}, {"per_scan": (0, 2)}, {"per_scan": (3, 2)}, {"kinds": ()}, {"kinds": ("odd",)}):
-        with pytest.raises(SettingsError):
-            cohort(sources, folder, **wrong)
-    with pytest.raises(CohortError, match=r"case0\.nii\.gz"):
-        cohort([sources[0], sources[0]], folder, anomalous=1)
-    assert not folder.exists()

@@ -14,6 +14,8 @@ __all__ = ["augment"]
 
 _ELASTIC_CELL = 8
 """Pixels between the control points of the elastic displacement."""
+_BICUBIC_LOSS = 1.16
+"""Makes up for the spread that white noise at the control points loses when it is interpolated."""
 _BLUR_REACH = 2
 """Pixels to either side that a blur reaches."""
 
@@ -62,8 +64,8 @@ def _deform(
     flip_x, flip_y = (mirror, torch.ones(batch)) if flip_axis == 2 else (torch.ones(batch), mirror)
     cosine, sine, aspect = torch.cos(angle) * zoom, torch.sin(angle) * zoom, height / width
     rows = [
-        torch.stack([flip_x * cosine, -sine * aspect, torch.zeros(batch)], dim=1),
-        torch.stack([sine / aspect, flip_y * cosine, torch.zeros(batch)], dim=1),
+        torch.stack([flip_x * cosine, -flip_y * sine * aspect, torch.zeros(batch)], dim=1),
+        torch.stack([flip_x * sine / aspect, flip_y * cosine, torch.zeros(batch)], dim=1),
     ]
     grid = affine_grid(torch.stack(rows, dim=1), [batch, 1, height, width], align_corners=False)
     grid = (grid + _elastic(batch, height, width, settings.elastic_pixels, generator)).to(slices_BHW)
@@ -80,7 +82,7 @@ def _elastic(batch: int, height: int, width: int, pixels: float, generator: Gene
     coarse = torch.randn(batch, 2, *cells, generator=generator)
     smooth = interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
     per_pixel = torch.tensor([2 / width, 2 / height])
-    return rearrange(smooth, "B c H W -> B H W c") * per_pixel * pixels * 0.5
+    return rearrange(smooth, "B c H W -> B H W c") * per_pixel * pixels * _BICUBIC_LOSS
 
 
 def _recolour(slices_BHW: Tensor, settings: AugmentationSettings, generator: Generator) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from mendscan.cohort.preparing import foreground_threshold
+from mendscan.cohort.fingerprint import BACKGROUND, Fingerprint
+from mendscan.cohort.preparing import INTENSITY_CLIP
 from mendscan.config import (
     PRESETS,
     AugmentationSettings,
@@ -22,12 +23,9 @@ from mendscan.config import (
     TrainingSettings,
     VqvaeSettings,
 )
-from mendscan.errors import CohortError
-from mendscan.volumes.volume import Volume
 
-__all__ = ["Decision", "Fingerprint", "Plan", "ScanFacts", "fingerprint", "plan_auto", "plan_preset", "scan_facts"]
+__all__ = ["Decision", "Plan", "plan_auto", "plan_preset"]
 
-Triple = tuple[float, float, float]
 Axis = Literal["X", "Y", "Z"]
 _AXES: tuple[Axis, Axis, Axis] = ("X", "Y", "Z")
 
@@ -35,50 +33,10 @@ REGION_MM = 100.0
 """Scans whose largest side is shorter show one region, cropped; longer ones show a whole head or body."""
 ANISOTROPIC = 1.5
 """The coarsest axis is the slice axis when it is coarser than the finest by this factor."""
-VOXEL_BUDGET = 250_000
-"""Voxels of the model grid for whole scans: what two CPU cores can train on and score within minutes."""
-BACKGROUND = 0.05
-"""A voxel below this fraction of its scan's robust range counts as background."""
-PIXELS_PER_STEP = 250_000
+VOXEL_BUDGET = 150_000
+"""Voxels of the model grid at most: what two CPU cores can train on and score within minutes."""
+PIXELS_PER_STEP = 125_000
 """Slice pixels in one training batch: about 0.2 s a step on two CPU cores."""
-
-
-@dataclass(frozen=True)
-class ScanFacts:
-    """What planning needs to know of one scan."""
-
-    name: str
-    content_hash: str
-    shape: tuple[int, int, int]
-    spacing_mm: Triple
-    orientation: str
-    percentiles: Triple
-    """1st, 50th and 99th percentile of the intensities."""
-    background_fraction: float
-    """Share of the voxels that are background."""
-    foreground_mm: Triple
-    """Sides of the box that holds the foreground."""
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """The cohort in figures."""
-
-    scans: int
-    shape_min: tuple[int, ...]
-    shape_median: Triple
-    shape_max: tuple[int, ...]
-    spacing_median_mm: Triple
-    spacing_max_mm: Triple
-    extent_median_mm: Triple
-    foreground_mm: Triple
-    """95th percentile over scans of the sides of the foreground's box."""
-    orientations: dict[str, int]
-    intensity_scale_ratio: float
-    """Largest 99th percentile over the smallest: 1 when all scans share one scale."""
-    intensity_low: float
-    intensity_high: float
-    background_fraction: float
 
 
 @dataclass(frozen=True)
@@ -105,52 +63,6 @@ class Plan:
             "decisions": [asdict(decision) for decision in self.decisions],
             "settings": self.settings.model_dump(mode="json"),
         }
-
-
-def scan_facts(volume: Volume) -> ScanFacts:
-    """Measure one scan."""
-    voxels = volume.voxels_XYZ
-    inside = voxels > foreground_threshold(voxels, BACKGROUND)
-    low, middle, high = (float(p) for p in np.percentile(voxels, (1, 50, 99)))
-    return ScanFacts(
-        name=volume.name,
-        content_hash=volume.content_hash,
-        shape=volume.shape,
-        spacing_mm=volume.spacing_mm,
-        orientation=_orientation(volume),
-        percentiles=(low, middle, high),
-        background_fraction=1 - float(inside.mean()),
-        foreground_mm=_box_mm(inside, volume.spacing_mm),
-    )
-
-
-def fingerprint(facts: Sequence[ScanFacts]) -> Fingerprint:
-    """Sum up a cohort.
-
-    Raises:
-        CohortError: If there is no scan.
-    """
-    if not facts:
-        raise CohortError("no usable scan", code="E_NO_SCANS", remedy="give a folder of healthy .nii or .nii.gz scans")
-    shapes = np.array([f.shape for f in facts])
-    spacings = np.array([f.spacing_mm for f in facts])
-    percentiles = np.array([f.percentiles for f in facts])
-    tops = np.maximum(percentiles[:, 2] - percentiles[:, 0], 1e-12)
-    return Fingerprint(
-        scans=len(facts),
-        shape_min=tuple(int(n) for n in shapes.min(0)),
-        shape_median=_triple(np.median(shapes, 0)),
-        shape_max=tuple(int(n) for n in shapes.max(0)),
-        spacing_median_mm=_triple(np.median(spacings, 0)),
-        spacing_max_mm=_triple(spacings.max(0)),
-        extent_median_mm=_triple(np.median(shapes * spacings, 0)),
-        foreground_mm=_triple(np.percentile([f.foreground_mm for f in facts], 95, axis=0)),
-        orientations=dict(sorted(Counter(f.orientation for f in facts).items())),
-        intensity_scale_ratio=round(float(tops.max() / tops.min()), 3),
-        intensity_low=round(float(np.median(percentiles[:, 0])), 4),
-        intensity_high=round(float(np.median(percentiles[:, 2])), 4),
-        background_fraction=round(float(np.median([f.background_fraction for f in facts])), 4),
-    )
 
 
 def plan_preset(name: str, cohort: Fingerprint, *, seed: int) -> Plan:
@@ -180,14 +92,14 @@ def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False)
     settings = Settings(
         preset="auto",
         preparation=preparation,
-        augmentation=AugmentationSettings(flip=flip),
+        augmentation=AugmentationSettings(flip=flip, clip_sigma=INTENSITY_CLIP),
         vqvae=_AUTO_VQVAE,
         codebook=_AUTO_CODEBOOK,
         prior=_AUTO_PRIOR,
         training=_AUTO_TRAINING.model_copy(
             update={"batch_slices": batch, "precision": "bfloat16" if bfloat16_is_fast else "float32"}
         ),
-        detection=DetectionSettings(voxel_map="standardised"),
+        detection=DetectionSettings(voxel_map="standardised", calibration_restorations=3),
         seed=seed,
     )
     decisions = (
@@ -241,32 +153,32 @@ def _slice_axis(cohort: Fingerprint) -> tuple[Axis, Decision]:
 
 
 def _region_grid(cohort: Fingerprint, axis: str) -> tuple[dict[str, Any], list[Decision]]:
-    shape = tuple(
-        max(8, round(n)) if name == axis else _multiple(n) for n, name in zip(cohort.shape_median, "XYZ", strict=True)
-    )
-    largest = max(cohort.extent_median_mm)
+    shrink, why = 1.0, "median shape"
+    while np.prod(shape := _region_shape(cohort.shape_median, shrink, axis)) > VOXEL_BUDGET:
+        shrink, why = shrink * 1.02, f"median shape, made smaller to stay below {VOXEL_BUDGET:,} voxels"
+    longest_mm = max(cohort.extent_median_mm)
     decisions = [
         Decision(
             "preparation.fit",
             "resize",
-            f"the scans are {largest:.0f} mm at most on their longest side: crops of one region, brought to one grid",
+            f"the scans' longest side is {longest_mm:.0f} mm: crops of one region, brought to one grid",
         ),
-        Decision("preparation.shape_XYZ", _times(shape), "median shape; in plane rounded to multiples of 4"),
+        Decision("preparation.shape_XYZ", _times(shape), f"{why}; in plane rounded to multiples of 4"),
     ]
     return {"shape_XYZ": shape, "fit": "resize"}, decisions
 
 
-def _whole_grid(cohort: Fingerprint, axis: str, has_background: bool) -> tuple[dict[str, Any], list[Decision]]:
-    sides = np.array(cohort.foreground_mm) * 1.04 if has_background else np.array(cohort.extent_median_mm)
-    finest = np.array(cohort.spacing_median_mm)
-    spacing = finest.copy()
-    while np.prod(np.ceil(sides / spacing)) > VOXEL_BUDGET:
-        spacing = np.maximum(finest, spacing.min() * 1.02)
-    spacing = np.round(spacing, 2)
-    shape = tuple(
-        int(np.ceil(side / mm)) if name == axis else _multiple(side / mm, up=True)
-        for side, mm, name in zip(sides, spacing, "XYZ", strict=True)
+def _region_shape(median: Sequence[float], shrink: float, axis: str) -> tuple[int, ...]:
+    return tuple(
+        max(8, round(n / shrink) if name == axis else 4 * round(n / shrink / 4))
+        for n, name in zip(median, "XYZ", strict=True)
     )
+
+
+def _whole_grid(cohort: Fingerprint, axis: str, has_background: bool) -> tuple[dict[str, Any], list[Decision]]:
+    sides_mm = np.array(cohort.foreground_mm) * 1.04 if has_background else np.array(cohort.extent_median_mm)
+    spacing_mm = _affordable_spacing(sides_mm, np.array(cohort.spacing_median_mm), axis)
+    shape = _whole_shape(sides_mm, spacing_mm, axis)
     what = "the foreground of 95 % of the scans with a margin of 4 %" if has_background else "the median field of view"
     decisions = [
         Decision(
@@ -276,12 +188,29 @@ def _whole_grid(cohort: Fingerprint, axis: str, has_background: bool) -> tuple[d
         ),
         Decision(
             "preparation.spacing_mm",
-            _times(spacing),
+            _times(spacing_mm),
             f"the median spacing, or coarser so that the grid stays below {VOXEL_BUDGET:,} voxels",
         ),
         Decision("preparation.shape_XYZ", _times(shape), f"holds {what}; in plane multiples of 4"),
     ]
-    return {"shape_XYZ": shape, "fit": "resample", "spacing_mm": tuple(float(mm) for mm in spacing)}, decisions
+    return {"shape_XYZ": shape, "fit": "resample", "spacing_mm": tuple(float(mm) for mm in spacing_mm)}, decisions
+
+
+def _affordable_spacing(
+    sides_mm: Float[np.ndarray, " 3"], finest_mm: Float[np.ndarray, " 3"], axis: str
+) -> Float[np.ndarray, " 3"]:
+    """Coarsen the finest axes in steps of 2 % until the grid holds few enough voxels."""
+    spacing_mm = finest_mm
+    while np.prod(_whole_shape(sides_mm, np.round(spacing_mm, 2), axis)) > VOXEL_BUDGET:
+        spacing_mm = np.maximum(finest_mm, spacing_mm.min() * 1.02)
+    return np.round(spacing_mm, 2)
+
+
+def _whole_shape(sides_mm: Float[np.ndarray, " 3"], spacing_mm: Float[np.ndarray, " 3"], axis: str) -> tuple[int, ...]:
+    counts = np.ceil(sides_mm / spacing_mm)
+    return tuple(
+        int(max(1, n)) if name == axis else max(8, 4 * math.ceil(n / 4)) for n, name in zip(counts, "XYZ", strict=True)
+    )
 
 
 def _intensity(cohort: Fingerprint, has_background: bool) -> tuple[dict[str, Any], list[Decision]]:
@@ -341,28 +270,5 @@ def _flip_reason(region: bool, axis: str) -> str:
     return "left and right look alike in whole scans" if axis != "X" else "sagittal slices have no left and right"
 
 
-def _orientation(volume: Volume) -> str:
-    from nibabel.orientations import aff2axcodes
-
-    return "".join(code or "?" for code in aff2axcodes(volume.native.affine))
-
-
-def _box_mm(inside: np.ndarray, spacing_mm: Triple) -> Triple:
-    sides = []
-    for axis, mm in enumerate(spacing_mm):
-        filled = np.flatnonzero(inside.any(axis=tuple(other for other in range(3) if other != axis)))
-        sides.append(float((filled[-1] - filled[0] + 1) * mm) if filled.size else 0.0)
-    return _triple(sides)
-
-
-def _multiple(n: float, *, of: int = 4, up: bool = False) -> int:
-    return max(2 * of, of * int(np.ceil(n / of) if up else round(n / of)))
-
-
-def _triple(values: Sequence[float] | Float[np.ndarray, " 3"]) -> Triple:
-    x, y, z = (round(float(value), 4) for value in values)
-    return x, y, z
-
-
-def _times(values: Sequence[float] | np.ndarray) -> str:
+def _times(values: Sequence[int] | Sequence[float] | Float[np.ndarray, " n"]) -> str:
     return "×".join(f"{value:g}" for value in values)

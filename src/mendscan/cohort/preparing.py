@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from mendscan.config import PreparationSettings
 from mendscan.errors import IntensityError
-from mendscan.shapes import MapSHW, SlicesSHW, VoxelsXYZ
+from mendscan.shapes import MapSHW, MaskXYZ, SlicesSHW, VoxelsXYZ
 from mendscan.volumes.grid import Grid, resampled_grid, resized_grid
 from mendscan.volumes.volume import Volume
 
-__all__ = ["Prepared", "evenly_spaced", "foreground_threshold", "prepare", "slice_positions"]
+__all__ = ["INTENSITY_CLIP", "Prepared", "evenly_spaced", "foreground_threshold", "prepare", "slice_positions"]
 
-_CLIP = 8.0
+INTENSITY_CLIP = 8.0
 """Prepared intensities stay within this many spreads, so that one absurd voxel cannot drown a slice."""
 
 
@@ -41,7 +41,7 @@ class Prepared:
         """The slice coordinate c of every slice, linear in [-0.5, 0.5]."""
         return slice_positions(len(self.slices_SHW))
 
-    def to_scan(self, values_SHW: MapSHW, *, at: Int[np.ndarray, " n"] | None = None) -> VoxelsXYZ:
+    def to_scan(self, values_SHW: Float[np.ndarray, "n H W"], *, at: Int[np.ndarray, " n"] | None = None) -> VoxelsXYZ:
         """Return values of the model grid on the scan's own RAS+ grid; 0 outside the model's field of view.
 
         Args:
@@ -76,8 +76,10 @@ def prepare(volume: Volume, settings: PreparationSettings) -> Prepared:
     """
     grid = _grid_for(volume, settings)
     darkest = float(volume.voxels_XYZ.min())
-    model_XYZ = grid.to_model(volume.voxels_XYZ, outside=darkest)
-    normalised_XYZ, scale = _RECIPES[settings.intensity](model_XYZ, settings, volume.name)
+    model_XYZ = grid.to_model(volume.voxels_XYZ, outside=float("nan"))
+    covered_XYZ = np.isfinite(model_XYZ)
+    model_XYZ[~covered_XYZ] = darkest
+    normalised_XYZ, scale = _RECIPES[settings.intensity](model_XYZ, covered_XYZ, settings, volume.name)
     slices = np.moveaxis(normalised_XYZ, "XYZ".index(settings.slice_axis), 0)
     return Prepared(np.ascontiguousarray(slices, dtype=np.float32), grid, settings.slice_axis, scale)
 
@@ -124,26 +126,33 @@ def _foreground_centre(voxels_XYZ: VoxelsXYZ, background_below: float) -> tuple[
     return x, y, z
 
 
-def _foreground(model_XYZ: VoxelsXYZ, settings: PreparationSettings, name: str) -> tuple[VoxelsXYZ, float]:
+def _foreground(
+    model_XYZ: VoxelsXYZ, covered_XYZ: MaskXYZ, settings: PreparationSettings, name: str
+) -> tuple[VoxelsXYZ, float]:
     """The paper, brain: background to 0, the rest standardised by the foreground's mean and standard deviation."""
     low, high = float(model_XYZ.min()), float(model_XYZ.max())
-    inside = model_XYZ >= low + settings.background_below * (high - low)
+    inside = covered_XYZ & (model_XYZ >= low + settings.background_below * (high - low))
     mean, spread = _mean_and_spread(model_XYZ[inside], name)
     return np.where(inside, (model_XYZ - mean) / spread, 0).astype(np.float32), spread
 
 
-def _robust(model_XYZ: VoxelsXYZ, settings: PreparationSettings, name: str) -> tuple[VoxelsXYZ, float]:
+def _robust(
+    model_XYZ: VoxelsXYZ, covered_XYZ: MaskXYZ, settings: PreparationSettings, name: str
+) -> tuple[VoxelsXYZ, float]:
     """Standardised by the foreground between its 1st and 99th percentile: a bright lesion does not move the scale."""
+    scanned = model_XYZ[covered_XYZ]
     threshold = foreground_threshold(model_XYZ, settings.background_below)
-    foreground = model_XYZ[model_XYZ > threshold] if settings.background_below else model_XYZ.ravel()
+    foreground = scanned[scanned > threshold] if settings.background_below else scanned
     if foreground.size == 0:
         raise IntensityError("the scan has no foreground", where=name, code="E_CONSTANT", remedy="check the scan")
     low, high = np.percentile(foreground, (1, 99))
     mean, spread = _mean_and_spread(foreground[(foreground >= low) & (foreground <= high)], name)
-    return np.clip((model_XYZ - mean) / spread, -_CLIP, _CLIP).astype(np.float32), spread
+    return np.clip((model_XYZ - mean) / spread, -INTENSITY_CLIP, INTENSITY_CLIP).astype(np.float32), spread
 
 
-def _range(model_XYZ: VoxelsXYZ, settings: PreparationSettings, name: str) -> tuple[VoxelsXYZ, float]:
+def _range(
+    model_XYZ: VoxelsXYZ, covered_XYZ: MaskXYZ, settings: PreparationSettings, name: str
+) -> tuple[VoxelsXYZ, float]:
     """The paper, abdomen: a fixed range mapped linearly onto [-1, 1]."""
     low, high = settings.intensity_range
     half = (high - low) / 2
@@ -166,11 +175,11 @@ def _mean_and_spread(values: Float[np.ndarray, " n"], name: str) -> tuple[float,
     return mean, spread
 
 
-def _between_slices(values_SHW: MapSHW, at: Int[np.ndarray, " n"], slices: int) -> MapSHW:
+def _between_slices(values_nHW: Float[np.ndarray, "n H W"], at: Int[np.ndarray, " n"], slices: int) -> MapSHW:
     """Interpolate linearly between the given slices; beyond the first and last, repeat them."""
     target = np.clip(np.arange(slices), at[0], at[-1])
     upper = np.clip(np.searchsorted(at, target), 1, max(len(at) - 1, 1)) if len(at) > 1 else np.zeros(slices, int)
     lower = np.maximum(upper - 1, 0)
     gap = np.maximum(at[upper] - at[lower], 1)
     weight = ((target - at[lower]) / gap)[:, None, None]
-    return (1 - weight) * values_SHW[lower] + weight * values_SHW[upper]
+    return (1 - weight) * values_nHW[lower] + weight * values_nHW[upper]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mendscan.cohort.planning import ScanFacts, scan_facts
+from mendscan.cohort.fingerprint import ScanFacts, scan_facts
 from mendscan.cohort.preparing import prepare
 from mendscan.config import PreparationSettings, Settings
 from mendscan.errors import CohortError, ScanError
@@ -60,9 +60,6 @@ def measure_cohort(paths: Sequence[Path], progress: Progress) -> tuple[list[Path
 
     Returns:
         The usable files and their facts, in the order of `paths`, each content once.
-
-    Raises:
-        CohortError: If too few scans are usable.
     """
     progress.begin("measure", len(paths))
     facts: dict[Path, ScanFacts] = {}
@@ -85,18 +82,18 @@ def split_by_content(hashes: Sequence[str], settings: Settings) -> Split:
     Raises:
         CohortError: If there are too few scans to split.
     """
-    if len(hashes) < SMALLEST_COHORT:
+    training = settings.training
+    calibration = max(2, round(training.calibration_fraction * len(hashes)))
+    validation = max(1, round(training.validation_fraction * len(hashes)))
+    if len(hashes) < max(SMALLEST_COHORT, calibration + validation + 1):
         raise CohortError(
             "too few usable scans",
             code="E_TOO_FEW_SCANS",
             found=len(hashes),
-            expected=f"at least {SMALLEST_COHORT}",
+            expected=f"at least {max(SMALLEST_COHORT, calibration + validation + 1)}",
             remedy="add healthy scans: training, validation and calibration each need their own",
         )
-    training = settings.training
     shuffled = sorted(hashes, key=lambda h: hashlib.sha256(f"{settings.seed}:{h}".encode()).hexdigest())
-    calibration = max(2, round(training.calibration_fraction * len(hashes)))
-    validation = max(1, round(training.validation_fraction * len(hashes)))
     rest = shuffled[calibration + validation :]
     return Split(
         train=tuple(sorted(rest)),

@@ -12,11 +12,12 @@ import torch
 
 import mendscan
 from mendscan.detection.detector import Detector, choose_device
-from mendscan.errors import MendscanError, ResultsError
+from mendscan.errors import MendscanError
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress, Silent
-from mendscan.results import Detection, write_results
+from mendscan.results import Detection, forget_case, write_results
 from mendscan.volumes.reading import case_name, find_scans
+from mendscan.volumes.writing import make_folder
 
 __all__ = ["BatchSummary", "detect_folder"]
 
@@ -80,7 +81,7 @@ def detect_folder(
     folder = Path(results)
     paths = find_scans(scans)
     detector = Detector.load(model, device=device)
-    _make_folder(folder)
+    make_folder(folder)
     if workers is None and choose_device(device).type != "cpu":
         workers = 0
     options = _Options(restorations, seed, maps)
@@ -93,7 +94,7 @@ def detect_folder(
         [(path, folder, options, after_save) for path in paths],
         expected=MendscanError,
         initializer=_load_detector,
-        initargs=(str(model), device),
+        initargs=(str(model), device, workers != 0),
         workers=workers,
     )
     for index, outcome in outcomes:
@@ -113,8 +114,8 @@ _DETECTOR: list[Detector] = []
 """The detector of this worker process, loaded once when it starts."""
 
 
-def _load_detector(model: str, device: str) -> None:
-    if choose_device(device).type == "cpu":
+def _load_detector(model: str, device: str, own_process: bool) -> None:
+    if own_process and choose_device(device).type == "cpu":
         torch.set_num_threads(1)
     _DETECTOR[:] = [Detector.load(model, device=device)]
 
@@ -122,6 +123,7 @@ def _load_detector(model: str, device: str) -> None:
 def _detect_one(
     path: Path, folder: Path, options: _Options, after_save: AfterSave | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    forget_case(folder, case_name(path))
     detection = _DETECTOR[0].detect(path, restorations=options.restorations, seed=options.seed, maps=options.maps)
     if options.maps:
         detection.save(folder)
@@ -131,17 +133,7 @@ def _detect_one(
 
 
 def _failed_row(path: Path, error: MendscanError) -> dict[str, Any]:
-    message = " ".join(str(error).replace(str(path), path.name).split())
-    return {"case": case_name(path), "status": "failed", "code": error.code, "message": message}
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResultsError(
-            "the results folder cannot be made", where=folder, found=error.strerror, remedy="name another folder"
-        ) from None
+    return {"case": case_name(path), "status": "failed", "code": error.code, "message": str(error.at(path.name))}
 
 
 def _run_facts(detector: Detector, options: _Options) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from mendscan.cohort.preparing import Prepared, evenly_spaced, prepare
@@ -134,7 +134,7 @@ class Detector:
 
     def detect(
         self,
-        scan: str | os.PathLike[str] | Volume | tuple[Float[np.ndarray, "I J K"], Float[np.ndarray, "4 4"]],
+        scan: str | os.PathLike[str] | Volume | tuple[Shaped[np.ndarray, "I J K"], Shaped[np.ndarray, "4 4"]],
         *,
         restorations: int | None = None,
         seed: int = 0,

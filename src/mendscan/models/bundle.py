@@ -1,4 +1,4 @@
-"""A model folder: JSON, safetensors and a manifest with the SHA-256 of each.  No pickle anywhere.
+"""A model folder: JSON, safetensors and a manifest with the SHA-256 of each.  Nothing in it can execute code.
 
 ========================  ============================================================
 file                      content
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -35,7 +36,16 @@ from mendscan.volumes.writing import write_bytes, write_json, write_text
 __all__ = ["FORMAT_VERSION", "Bundle", "load_bundle", "save_bundle"]
 
 FORMAT_VERSION = 1
+
+
+class _Digest(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    bytes: int
+    sha256: str
+
+
 _LISTED = ("config.json", "plan.json", "model.safetensors", "calibration.json", "split.json", "README.md")
+_PARTS = ("vqvae", "prior", "calibration")
 _REMEDY = "copy the model folder again from where it was trained, or train it again"
 
 
@@ -81,7 +91,7 @@ def save_bundle(
     write_json(folder / "calibration.json", calibration)
     write_json(folder / "split.json", split)
     write_text(folder / "README.md", card)
-    write_json(folder / "manifest.json", {"files": {name: _digest((folder / name).read_bytes()) for name in _LISTED}})
+    write_text(folder / "manifest.json", _manifest({name: _digest((folder / name).read_bytes()) for name in _LISTED}))
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -91,17 +101,7 @@ def load_bundle(folder: Path) -> Bundle:
         ModelError: If the folder is no model, a file is missing or altered, or the parts do not fit each other.
     """
     contents, model_hash = _verified_files(folder)
-    config = json.loads(contents["config.json"])
-    if config.get("format") != FORMAT_VERSION:
-        raise ModelError(
-            "the model has another format version",
-            where=folder,
-            code="E_MODEL_VERSION",
-            found=config.get("format"),
-            expected=FORMAT_VERSION,
-            remedy="use the version of mendscan that trained it",
-        )
-    settings = parse_settings(config["settings"], where=folder / "config.json")
+    settings = _settings(contents["config.json"], folder / "config.json")
     tensors = _tensors(contents["model.safetensors"], folder)
     vqvae, prior = VQVAE(settings.vqvae), PixelSNAIL(settings.prior, codes=settings.vqvae.codes)
     _load_into(vqvae, tensors, "vqvae", folder)
@@ -116,6 +116,24 @@ def load_bundle(folder: Path) -> Bundle:
     )
 
 
+def _settings(raw: bytes, where: Path) -> Settings:
+    try:
+        config = json.loads(raw)
+        version, values = config["format"], config.get("settings")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError("not a model's configuration", where=where, code="E_MODEL_ALTERED", remedy=_REMEDY) from None
+    if version != FORMAT_VERSION:
+        raise ModelError(
+            "the model has another format version",
+            where=where,
+            code="E_MODEL_VERSION",
+            found=version,
+            expected=FORMAT_VERSION,
+            remedy="use the version of mendscan that trained it",
+        )
+    return parse_settings(values, where=where)
+
+
 def _verified_files(folder: Path) -> tuple[dict[str, bytes], str]:
     manifest = folder / "manifest.json"
     if not manifest.is_file():
@@ -123,29 +141,40 @@ def _verified_files(folder: Path) -> tuple[dict[str, bytes], str]:
         remedy = "finish it with mendscan train --resume" if (folder / "work").is_dir() else "give a model folder"
         raise ModelError("not a complete model", where=folder, code="E_MODEL_MISSING", found=what, remedy=remedy)
     raw = manifest.read_bytes()
-    try:
-        listed = json.loads(raw)["files"]
-    except (ValueError, KeyError, TypeError):
-        raise ModelError("the manifest is damaged", where=manifest, code="E_MODEL_ALTERED", remedy=_REMEDY) from None
+    listed = _listed_digests(raw, manifest)
     contents = {}
     for name in _LISTED:
         path = folder / name
         if not path.is_file():
             raise ModelError("a file is missing", where=path, code="E_MODEL_MISSING", remedy=_REMEDY)
         contents[name] = path.read_bytes()
-        found, expected = _digest(contents[name]), listed.get(name)
+        found, expected = _digest(contents[name]), listed[name]
         if found != expected:
             raise ModelError(
                 "the file is not the one that was saved",
                 where=path,
                 code="E_MODEL_ALTERED",
                 found=f"{found['bytes']} bytes, SHA-256 {found['sha256'][:12]}…",
-                expected=f"{expected['bytes']} bytes, SHA-256 {expected['sha256'][:12]}…"
-                if expected
-                else "no such file",
+                expected=f"{expected['bytes']} bytes, SHA-256 {expected['sha256'][:12]}…",
                 remedy=_REMEDY,
             )
     return contents, hashlib.sha256(raw).hexdigest()
+
+
+def _listed_digests(raw: bytes, manifest: Path) -> dict[str, dict[str, Any]]:
+    """Return what the manifest says of each file; it must be, byte for byte, a manifest that `save_bundle` writes."""
+    try:
+        entries = json.loads(raw)["files"].items()
+        listed = {name: _Digest.model_validate(entry).model_dump() for name, entry in entries}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        listed = {}
+    if set(listed) != set(_LISTED) or _manifest(listed).encode() != raw:
+        raise ModelError("the manifest is damaged", where=manifest, code="E_MODEL_ALTERED", remedy=_REMEDY)
+    return listed
+
+
+def _manifest(listed: dict[str, dict[str, Any]]) -> str:
+    return json.dumps({"files": listed}, indent=2, sort_keys=True) + "\n"
 
 
 def _tensors(raw: bytes, folder: Path) -> dict[str, Tensor]:
@@ -156,14 +185,20 @@ def _tensors(raw: bytes, folder: Path) -> dict[str, Tensor]:
             "the weights cannot be read", where=folder, code="E_MODEL_ALTERED", found=error, remedy=_REMEDY
         ) from None
     for name, tensor in tensors.items():
+        if name.partition(".")[0] not in _PARTS:
+            raise ModelError("a tensor of no part", where=folder, code="E_MODEL_SHAPE", found=name, remedy=_REMEDY)
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError("weights are not finite", where=folder, code="E_MODEL_NAN", found=name, remedy=_REMEDY)
     return tensors
 
 
 def _load_into(network: torch.nn.Module, tensors: dict[str, Tensor], prefix: str, folder: Path) -> None:
+    own = _without_prefix(prefix, tensors)
     try:
-        network.load_state_dict(_without_prefix(prefix, tensors))
+        for name, built in network.state_dict().items():
+            if name in own and own[name].dtype != built.dtype:
+                raise RuntimeError(f"{name} is {own[name].dtype}, not {built.dtype}")
+        network.load_state_dict(own)
     except RuntimeError as error:
         raise ModelError(
             f"the {prefix}'s weights do not fit config.json",

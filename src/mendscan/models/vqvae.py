@@ -84,9 +84,8 @@ def _level_blocks(settings: VqvaeSettings, level: int) -> list[nn.Module]:
 
 def _encoder_layers(settings: VqvaeSettings) -> list[nn.Module]:
     widths, kernel = settings.channels, settings.stem_kernel
-    padding = (kernel - settings.stem_stride) // 2 if settings.stem_stride == 2 else kernel // 2
     layers: list[nn.Module] = [
-        nn.Conv2d(2, widths[0], kernel, stride=settings.stem_stride, padding=padding),
+        nn.Conv2d(2, widths[0], kernel, stride=settings.stem_stride, padding=(kernel - 1) // 2),
         make_norm(settings.norm, widths[0]),
     ]
     for level, width in enumerate(widths[1:]):
@@ -102,14 +101,17 @@ def _decoder_layers(settings: VqvaeSettings) -> list[nn.Module]:
         nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1),
         make_norm(settings.norm, widths[-1]),
     ]
-    kernel = settings.up_kernel
     for level in range(len(widths) - 1, 0, -1):
         layers += _level_blocks(settings, level)
-        up = nn.ConvTranspose2d(widths[level], widths[level - 1], kernel, stride=2, padding=(kernel - 2) // 2)
-        layers += [up, make_norm(settings.norm, widths[level - 1])]
+        layers += [_doubling(settings, widths[level], widths[level - 1]), make_norm(settings.norm, widths[level - 1])]
     layers += _blocks(settings, 0, 1)
-    if settings.stem_stride == 2:
-        last: nn.Module = nn.ConvTranspose2d(widths[0], 1, kernel, stride=2, padding=(kernel - 2) // 2)
-    else:
-        last = nn.Conv2d(widths[0], 1, 1)
+    last = _doubling(settings, widths[0], 1) if settings.stem_stride == 2 else nn.Conv2d(widths[0], 1, 1)
     return [*layers, nn.ELU(), last]
+
+
+def _doubling(settings: VqvaeSettings, inputs: int, outputs: int) -> nn.Module:
+    """Return a transposed convolution that doubles height and width exactly, for an even or odd kernel."""
+    kernel = settings.up_kernel
+    odd = kernel % 2
+    padding = (kernel - 1) // 2 if odd else (kernel - 2) // 2
+    return nn.ConvTranspose2d(inputs, outputs, kernel, stride=2, padding=padding, output_padding=odd)

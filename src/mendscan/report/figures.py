@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mendscan.results import FIGURES, Detection
-from mendscan.volumes.writing import write_bytes
+from mendscan.volumes.writing import make_folder, write_bytes
 
 __all__ = ["draw_detection", "save_figure"]
 
@@ -31,9 +31,7 @@ def save_figure(detection: Detection, folder: Path) -> None:
         return
     buffer = io.BytesIO()
     draw_detection(detection).savefig(buffer, format="png", dpi=90, facecolor="black", metadata={"Software": None})
-    target = folder / FIGURES
-    target.mkdir(parents=True, exist_ok=True)
-    write_bytes(target / f"{detection.case}.png", buffer.getvalue())
+    write_bytes(make_folder(folder / FIGURES) / f"{detection.case}.png", buffer.getvalue())
 
 
 def draw_detection(detection: Detection) -> Any:

@@ -20,12 +20,29 @@ from mendscan.training.interrupts import StopRequest
 from mendscan.training.loop import make_optimiser, train_steps
 from mendscan.training.metrics_log import MetricsLog
 
-__all__ = ["StageRun"]
+__all__ = ["StageFolder", "StageRun"]
 
 _VALIDATIONS = 20
 """Hold-out figures are computed this often in a stage."""
 _LOG_LINES = 400
 _SAVE_EVERY_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """Where a stage saves and logs itself, and who listens.
+
+    Attributes:
+        work: Folder of the checkpoints.
+        log: Metrics of the run.
+        progress: Told of every step.
+        stop: Whether someone asked to stop.
+    """
+
+    work: Path
+    log: MetricsLog
+    progress: Progress
+    stop: StopRequest
 
 
 @dataclass
@@ -37,28 +54,22 @@ class StageRun:
         network: What is trained.
         rate: Peak learning rate.
         steps: Steps of this stage.
-        work: Folder of the checkpoints.
         settings: The model's settings.
-        log: Metrics of the run.
-        progress: Told of every step.
-        stop: Whether someone asked to stop.
+        where: Where it saves and logs itself.
     """
 
     name: str
     network: nn.Module
     rate: float
     steps: int
-    work: Path
     settings: Settings
-    log: MetricsLog
-    progress: Progress
-    stop: StopRequest
+    where: StageFolder
     _saved_at: float = field(default=0.0, init=False)
 
     @property
     def checkpoint(self) -> Path:
         """Where the stage saves itself."""
-        return self.work / f"{self.name}.safetensors"
+        return self.where.work / f"{self.name}.safetensors"
 
     def run(
         self, loss_of_step: Callable[[int], dict[str, Tensor]], validate: Callable[[int], dict[str, float]]
@@ -77,8 +88,8 @@ class StageRun:
         first_step = self._resume(optimiser)
         if first_step == self.steps:
             return
-        self.log.rewind(self.name, first_step)
-        self.progress.begin(self.name, self.steps, done=first_step)
+        self.where.log.rewind(self.name, first_step)
+        self.where.progress.begin(self.name, self.steps, done=first_step)
         self._saved_at = time.monotonic()
         self.network.train()
 
@@ -121,19 +132,19 @@ class StageRun:
         if last or (step + 1) % max(1, self.steps // _VALIDATIONS) == 0:
             figures |= validate(step)
         if len(figures) > len(losses) or step % max(1, self.steps // _LOG_LINES) == 0:
-            self.log.write(self.name, step, **figures)
-        self.progress.advance(1, **figures)
+            self.where.log.write(self.name, step, **figures)
+        self.where.progress.advance(1, **figures)
 
     def _save_if_due(self, steps_taken: int, optimiser: torch.optim.Optimizer) -> None:
         done = steps_taken == self.steps
-        if not (done or self.stop.made or time.monotonic() - self._saved_at > _SAVE_EVERY_SECONDS):
+        if not (done or self.where.stop.made or time.monotonic() - self._saved_at > _SAVE_EVERY_SECONDS):
             return
         save_checkpoint(self.checkpoint, self.network, optimiser, {"step": steps_taken})
         self._saved_at = time.monotonic()
-        if self.stop.made and not done:
+        if self.where.stop.made and not done:
             raise Interrupted(
                 f"stopped at step {steps_taken} of {self.steps} of the {self.name}; everything is saved",
-                where=self.work.parent,
+                where=self.where.work.parent,
                 remedy="go on with the same command and --resume",
             )
 

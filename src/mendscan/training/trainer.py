@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from mendscan.cohort.planning import Decision, Plan, ScanFacts, fingerprint, plan_auto, plan_preset
+from mendscan.cohort.fingerprint import ScanFacts, fingerprint
+from mendscan.cohort.planning import Decision, Plan, plan_auto, plan_preset
 from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort, split_by_content
 from mendscan.config import PRESETS, Settings, override, parse_settings
 from mendscan.detection.detector import Networks, choose_device
@@ -22,11 +23,11 @@ from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.progress import Progress, Silent
 from mendscan.training.calibrating import calibrate
-from mendscan.training.interrupts import StopRequest, stop_requests
+from mendscan.training.interrupts import stop_requests
 from mendscan.training.loop import generator_for
 from mendscan.training.metrics_log import MetricsLog, draw_curves
 from mendscan.training.model_card import model_card
-from mendscan.training.run import StageRun
+from mendscan.training.run import StageFolder, StageRun
 from mendscan.training.stages import (
     CodeData,
     SliceData,
@@ -118,68 +119,23 @@ def train(
         write_json(work / "plan.json", {**plan.to_json(), "hashes": sorted(hashes)})
     if on_plan is not None:
         on_plan(plan)
-    with stop_requests() as stop:
-        return _train_stages(folder, plan, dict(zip(hashes, paths, strict=True)), split, store, target, progress, stop)
-
-
-def _train_stages(
-    folder: Path,
-    plan: Plan,
-    paths: dict[str, Path],
-    split: Split,
-    store: SliceStore,
-    device: torch.device,
-    progress: Progress,
-    stop: StopRequest,
-) -> TrainingSummary:
     started = time.monotonic()
-    settings, log = plan.settings, MetricsLog(folder / "metrics.jsonl")
-    training, validation = (slice_data(store, part, settings, device) for part in (split.train, split.validation))
-    vqvae, prior = new_networks(settings, device)
-    vqvae_steps, prior_steps = stage_steps(settings)
-    first = StageRun(
-        "vqvae",
-        vqvae,
-        settings.training.learning_rate_vqvae,
-        vqvae_steps,
-        folder / "work",
-        settings,
-        log,
-        progress,
-        stop,
-    )
-    unquantised = round(settings.codebook.unquantised_fraction * vqvae_steps)
-    first.run(
-        vqvae_loss(vqvae, training, vqvae_steps),
-        lambda step: validate_vqvae(vqvae, validation, quantise=step >= unquantised),
-    )
-    codes, held_out = _encode(vqvae, training, validation, settings, progress)
-    second = StageRun(
-        "prior",
-        prior,
-        settings.training.learning_rate_prior,
-        prior_steps,
-        folder / "work",
-        settings,
-        log,
-        progress,
-        stop,
-    )
-    second.run(prior_loss(prior, codes, settings), lambda _: validate_prior(prior, held_out))
-    networks = Networks(vqvae.eval(), prior.eval(), settings)
-    calibration = calibrate(networks, [paths[h] for h in split.calibration], progress)
-    entries = log.entries()
-    draw_curves(entries, folder / "curves.png")
-    figures = _last_figures(entries) | {
-        "steps": float(vqvae_steps + prior_steps),
+    log = MetricsLog(folder / "metrics.jsonl")
+    with stop_requests() as stop:
+        networks = _train_networks(plan.settings, store, split, target, StageFolder(work, log, progress, stop))
+    by_hash = dict(zip(hashes, paths, strict=True))
+    calibration = calibrate(networks, [by_hash[content] for content in split.calibration], progress)
+    figures = _last_figures(log.entries()) | {
+        "steps": float(sum(stage_steps(plan.settings))),
         "score_threshold_nats": calibration.thresholds.score,
         "restoration_threshold_nats": calibration.thresholds.restoration,
     }
+    draw_curves(log.entries(), folder / "curves.png")
     save_bundle(
         folder,
-        settings=settings,
-        vqvae=vqvae,
-        prior=prior,
+        settings=plan.settings,
+        vqvae=networks.vqvae,
+        prior=networks.prior,
         calibration=calibration.to_json(),
         calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
         plan=plan.to_json(),
@@ -187,8 +143,27 @@ def _train_stages(
         card=model_card(plan, split, figures),
     )
     load_bundle(folder)
-    shutil.rmtree(folder / "work")
+    shutil.rmtree(work)
     return TrainingSummary(folder, plan, figures | {"seconds": time.monotonic() - started})
+
+
+def _train_networks(
+    settings: Settings, store: SliceStore, split: Split, device: torch.device, where: StageFolder
+) -> Networks:
+    """Train the VQ-VAE, encode the cohort, train the prior."""
+    training, validation = (slice_data(store, part, settings, device) for part in (split.train, split.validation))
+    vqvae, prior = new_networks(settings, device)
+    vqvae_steps, prior_steps = stage_steps(settings)
+    unquantised = round(settings.codebook.unquantised_fraction * vqvae_steps)
+    StageRun("vqvae", vqvae, settings.training.learning_rate_vqvae, vqvae_steps, settings, where).run(
+        vqvae_loss(vqvae, training, vqvae_steps),
+        lambda step: validate_vqvae(vqvae, validation, quantise=step >= unquantised),
+    )
+    codes, held_out = _encode(vqvae, training, validation, settings, where.progress)
+    StageRun("prior", prior, settings.training.learning_rate_prior, prior_steps, settings, where).run(
+        prior_loss(prior, codes, settings), lambda _: validate_prior(prior, held_out)
+    )
+    return Networks(vqvae.eval(), prior.eval(), settings)
 
 
 def slice_data(store: SliceStore, hashes: Sequence[str], settings: Settings, device: torch.device) -> SliceData:

@@ -114,9 +114,10 @@ class Volume:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256, in hex, of the file's shape and affine and of the voxels; the same for .nii and .nii.gz."""
-        digest = hashlib.sha256(np.asarray(self.native.shape, dtype="<i8").tobytes())
-        digest.update((self.native.affine + 0.0).astype("<f8").tobytes())  # + 0.0 turns -0.0 into 0.0
+        """SHA-256, in hex, of voxels and affine in RAS+: the same for .nii and .nii.gz and any order of the axes."""
+        digest = hashlib.sha256(np.asarray(self.shape, dtype="<i8").tobytes())
+        # Rounded, because reorienting adds up other floats; + 0.0 turns -0.0 into 0.0.
+        digest.update((self.affine.round(3) + 0.0).astype("<f8").tobytes())
         digest.update(np.ascontiguousarray(self.voxels_XYZ, dtype="<f4").data)
         return digest.hexdigest()
 

@@ -24,7 +24,7 @@ from mendscan.errors import GeometryError, WriteError
 from mendscan.shapes import Affine
 from mendscan.volumes.volume import NativeGeometry, Volume
 
-__all__ = ["write_bytes", "write_csv", "write_json", "write_map", "write_text"]
+__all__ = ["make_folder", "write_bytes", "write_csv", "write_json", "write_map", "write_text"]
 
 GZIP_LEVEL = 1
 """Higher levels take twice the time, and floating-point maps hardly become smaller."""
@@ -62,6 +62,22 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     finally:
         _remove(temporary)
     _flush_folder(target.parent)
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder and those above it, unless they are there; return it.
+
+    Raises:
+        WriteError: If it cannot be made.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(
+            "the folder cannot be made", where=folder, found=error.strerror, remedy="name another folder"
+        ) from error
+    return folder
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -1,22 +1,16 @@
-"""Every setting of mendscan, frozen and saved inside each model.
+"""What can be set, section by section, with units, sources and defaults.
 
-No bare number decides a result: it is a setting here, with its unit, source and default, or it is learnt from healthy
-scans.  `PRESETS` holds the settings of the paper, Naval Marimont & Tarroni, "Anomaly detection through latent space
-restoration using vector-quantized variational autoencoders" (ISBI 2021, arXiv 2012.06765), below called *the paper*.
+Defaults are those of the paper: Naval Marimont & Tarroni, "Anomaly detection through latent space restoration using
+vector-quantized variational autoencoders" (ISBI 2021, arXiv 2012.06765).
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from mendscan.errors import SettingsError
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
-    "PRESETS",
     "AugmentationSettings",
     "CodebookSettings",
     "DetectionSettings",
@@ -25,14 +19,14 @@ __all__ = [
     "Settings",
     "TrainingSettings",
     "VqvaeSettings",
-    "override",
-    "parse_settings",
 ]
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Percentile = Annotated[float, Field(gt=0, lt=100)]
+Amount = Annotated[float, Field(ge=0)]
+Size = Annotated[float, Field(gt=0)]
 
 
 class _Frozen(BaseModel):
@@ -46,7 +40,7 @@ class PreparationSettings(_Frozen):
     """Voxels of the model grid, in RAS+ order."""
     fit: Literal["resize", "resample"]
     """``resize`` stretches the field of view onto the grid; ``resample`` keeps millimetres, then crops or pads."""
-    spacing_mm: tuple[float, float, float] | None = None
+    spacing_mm: tuple[Size, Size, Size] | None = None
     """Voxel size of the model grid in mm, for ``resample``."""
     slice_axis: Literal["X", "Y", "Z"] = "Z"
     """The axis that is cut into slices; Z gives axial slices."""
@@ -68,18 +62,22 @@ class AugmentationSettings(_Frozen):
     """Random changes of training slices; each is a full range or a probability.  The paper's values by default."""
 
     flip: bool = True
-    """Mirror along the last axis of the slice, with probability one half."""
-    rotation_degrees: float = 5.0
+    """Mirror left and right, with probability one half; slices cut along X have no left and right."""
+    rotation_degrees: Amount = 5.0
+    """Largest rotation, to either side."""
     scale_range: tuple[float, float] = (0.85, 1.10)
-    elastic_pixels: float = 2.0
+    """Smallest and largest magnification."""
+    elastic_pixels: Amount = 0.86
     """Standard deviation of the elastic displacement."""
-    brightness: float = 0.15
-    contrast: float = 0.15
-    blur_sigma_pixels: float = 0.7
+    brightness: Amount = 0.15
+    """Largest shift up or down, in units of the prepared intensities."""
+    contrast: Amount = 0.15
+    """Largest gain above or below 1."""
+    blur_sigma_pixels: Amount = 0.7
     """Largest blur; half of the slices are blurred."""
-    noise: float = 0.05
+    noise: Amount = 0.05
     """Largest standard deviation of added noise, in units of the prepared intensities."""
-    clip_sigma: float = 3.0
+    clip_sigma: Size = 3.0
     """Brightness and contrast act on intensities clipped to this many standard deviations."""
     keep_zero: bool = False
     """Exact zeros (the paper's background) stay zero."""
@@ -88,18 +86,26 @@ class AugmentationSettings(_Frozen):
 class VqvaeSettings(_Frozen):
     """The auto-encoder that turns a slice into a small grid of codes."""
 
-    channels: tuple[Positive, ...]
+    channels: Annotated[tuple[Positive, ...], Field(min_length=1)]
     """Width after the stem and after each down-sampling level; the last is the dimension of a code."""
     stem_kernel: Positive = 7
+    """Pixels along one side of the first convolution."""
     stem_stride: Literal[1, 2] = 1
+    """2 halves the resolution in the first convolution already (the paper: 1)."""
     down_kernel: Positive = 5
+    """Pixels along one side of a down-sampling convolution."""
     up_kernel: Positive = 6
+    """Pixels along one side of an up-sampling transposed convolution."""
     blocks_per_level: Positive = 2
+    """Gated residual blocks before each change of resolution."""
     stem_blocks: NonNegative | None = None
     """Blocks at the finest level, where they cost most; None = `blocks_per_level`."""
     norm: Literal["batch", "group"] = "batch"
+    """Normalisation over the batch (the paper), or over groups of channels of one slice."""
     dropout: Fraction = 0.0
+    """Probability with which a block drops a whole channel in training."""
     codes: Positive = 128
+    """Entries of the codebook."""
 
     @property
     def downsampling(self) -> int:
@@ -112,9 +118,10 @@ class CodebookSettings(_Frozen):
 
     update: Literal["gradient", "ema"] = "gradient"
     """``gradient``: the paper's ‖sg[z_e] − e‖² term.  ``ema``: running means of the latents assigned to each code."""
-    commitment: float = 1.0
+    commitment: Amount = 1.0
     """Weight of ‖z_e − sg[e]‖²."""
     decay: Fraction = 0.97
+    """Weight of the past in the running means, per step."""
     revive_below: Fraction = 0.0
     """A code used less than this fraction of the mean use is dead and re-seeded from current latents; 0 = never."""
     unquantised_fraction: Fraction = 0.0
@@ -125,38 +132,54 @@ class PriorSettings(_Frozen):
     """PixelSNAIL over the codes."""
 
     channels: Positive = 128
+    """Width of both stacks."""
     blocks: Positive = 4
+    """Each is `layers_per_block` pairs of layers and one causal attention."""
     layers_per_block: Positive = 4
+    """Pairs of one vertical and one horizontal gated residual layer."""
     key_channels: Positive = 16
+    """Width of the keys and queries of the attention."""
     value_channels: Positive = 128
+    """Width of the values of the attention."""
     attention_downsampling: Literal[1, 2] = 2
+    """2 attends on a grid of half the resolution (the paper, brain)."""
     attention_kernel: Literal[1, 3, 5] = 5
     """Masked convolution that gathers keys and queries."""
     dropout: Fraction = 0.1
+    """Probability with which a block drops a whole channel in training."""
 
 
 class TrainingSettings(_Frozen):
     """The two optimisations and their budget."""
 
     steps: Positive | None = None
-    """Steps of both networks together; fixed before training starts and recorded."""
+    """Steps of both networks together; None = what fits into the time given, fixed before training and recorded."""
     vqvae_share: Fraction = 0.45
     """Part of `steps` that the VQ-VAE takes; the prior takes the rest."""
     batch_slices: Positive = 64
+    """Slices per step."""
     optimiser: Literal["adam", "adamw"] = "adam"
-    learning_rate_vqvae: float = 1e-4
-    learning_rate_prior: float = 1e-4
+    """Adam (the paper), or Adam with decoupled weight decay."""
+    learning_rate_vqvae: Size = 1e-4
+    """Largest learning rate of the VQ-VAE."""
+    learning_rate_prior: Size = 1e-4
+    """Largest learning rate of the prior."""
     schedule: Literal["constant", "one-cycle"] = "constant"
     """``one-cycle`` rises over the first 10 % and falls to zero at the last step."""
     clip: Literal["value", "norm"] = "value"
-    clip_at: float = 1.0
-    weight_decay: float = 0.0
+    """Whether each gradient value is clipped (the paper), or the norm of all."""
+    clip_at: Size = 1.0
+    """Where it is clipped."""
+    weight_decay: Amount = 0.0
+    """Of the optimiser."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the convolutions in training; parameters stay float32."""
     prior_views: Positive = 1
     """Augmented versions of each training slice that are encoded for the prior."""
     validation_fraction: Fraction = 0.08
+    """Part of the scans that only measures how training goes."""
     calibration_fraction: Fraction = 0.12
+    """Part of the scans that sets thresholds and p-values; no network learns from it."""
 
 
 class DetectionSettings(_Frozen):
@@ -167,16 +190,19 @@ class DetectionSettings(_Frozen):
     restoration_percentile: Percentile = 90.0
     """λ_p is this percentile of the healthy code NLL."""
     restorations: Positive = 15
-    temperature: float = 3.0
+    """Healthy versions drawn per slice."""
+    temperature: Amount = 3.0
     """Sharpness of the weights of the restorations, φ = softmax(temperature / mean |y − r|)."""
     voxel_map: Literal["residual", "standardised"] = "residual"
     """``residual``: the paper's pooled residual, clipped to 1.  ``standardised``: residual and code NLL, each smoothed
     and standardised by healthy statistics per position, combined by healthy tail probabilities."""
     min_pool: Positive = 3
+    """Edge of the minimum filter of ``residual``, in voxels of the model grid: thin edges vanish."""
     mean_pool_SHW: tuple[Positive, Positive, Positive] = (3, 7, 7)
-    residual_sigma: float = 2.0
+    """Edges of the mean filter that follows: slices, pixels, pixels."""
+    residual_sigma: Amount = 2.0
     """Gaussian smoothing of the residual before it is standardised, in voxels of the model grid."""
-    nll_sigma: float = 3.0
+    nll_sigma: Amount = 3.0
     """The same for the code NLL."""
     calibration_restorations: Positive = 5
     """Restorations per calibration scan; their residual's statistics hardly depend on it."""
@@ -188,6 +214,7 @@ class Settings(_Frozen):
     """All settings of one model."""
 
     preset: str
+    """What the settings come from: ``auto``, ``brain`` or ``abdomen``."""
     preparation: PreparationSettings
     augmentation: AugmentationSettings = AugmentationSettings()
     vqvae: VqvaeSettings
@@ -196,6 +223,7 @@ class Settings(_Frozen):
     training: TrainingSettings = TrainingSettings()
     detection: DetectionSettings = DetectionSettings()
     seed: int = 0
+    """Seed of everything random."""
 
     @property
     def slice_shape(self) -> tuple[int, int]:
@@ -220,130 +248,3 @@ class Settings(_Frozen):
         """(h, w): positions of the latent grid."""
         height, width = self.slice_shape
         return height // self.vqvae.downsampling, width // self.vqvae.downsampling
-
-
-PRESETS: dict[str, Settings] = {
-    "brain": Settings(
-        preset="brain",
-        preparation=PreparationSettings(
-            shape_XYZ=(160, 160, 256),
-            fit="resize",
-            intensity="foreground",
-            training_margin_slices=20,
-            scored_slices=32,
-        ),
-        augmentation=AugmentationSettings(keep_zero=True),
-        vqvae=VqvaeSettings(channels=(16, 32, 64, 256)),
-    ),
-    "abdomen": Settings(
-        preset="abdomen",
-        preparation=PreparationSettings(shape_XYZ=(160, 160, 256), fit="resize", intensity="range", scored_slices=32),
-        vqvae=VqvaeSettings(channels=(16, 32, 64, 128, 256)),
-        prior=PriorSettings(attention_downsampling=1),
-    ),
-}
-"""The paper's two experiments, method for method."""
-
-
-def parse_settings(values: dict[str, Any], *, where: object) -> Settings:
-    """Validate settings read from a file.
-
-    Args:
-        values: Nested settings, as `Settings.model_dump(mode="json")` writes them.
-        where: The file they came from, for the error.
-
-    Raises:
-        SettingsError: If a key is unknown (with the nearest known one), missing, or a value is out of range.
-    """
-    try:
-        settings = Settings.model_validate(values)
-    except ValidationError as error:
-        raise _as_settings_error(error, where) from None
-    _check_consistency(settings, where)
-    return settings
-
-
-def override(settings: Settings, assignments: Sequence[str]) -> Settings:
-    """Apply ``section.key=value`` assignments, as ``--set`` gives them.
-
-    Raises:
-        SettingsError: If an assignment has no ``=``, its key is unknown or its value is refused.
-
-    Example:
-        >>> override(PRESETS["brain"], ["training.batch_slices=8"]).training.batch_slices
-        8
-    """
-    values = settings.model_dump(mode="json")
-    for assignment in assignments:
-        key, separator, text = assignment.partition("=")
-        if not separator:
-            raise SettingsError("not an assignment", where=f"--set {assignment}", remedy="write section.key=value")
-        *sections, last = key.strip().split(".")
-        target = values
-        for section in sections:
-            target = _known(target, section, assignment)
-        _known(target, last, assignment)
-        target[last] = _parse_value(text.strip())
-    return parse_settings(values, where="--set")
-
-
-def _known(target: Any, key: str, assignment: str) -> Any:
-    if isinstance(target, dict) and key in target:
-        return target[key]
-    choices = list(target) if isinstance(target, dict) else []
-    near = difflib.get_close_matches(key, choices, n=1)
-    remedy = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(choices)}"
-    raise SettingsError("unknown setting", where=f"--set {assignment}", found=key, remedy=remedy)
-
-
-def _parse_value(text: str) -> Any:
-    if text.lower() in {"none", "null"}:
-        return None
-    if "," in text:
-        return [_parse_value(part) for part in text.strip("()[] ").split(",") if part.strip()]
-    return text
-
-
-def _as_settings_error(error: ValidationError, where: object) -> SettingsError:
-    first = error.errors()[0]
-    location = ".".join(str(part) for part in first["loc"])
-    remedy = "see docs/settings.md"
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), _all_keys(Settings), n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else remedy
-    return SettingsError(
-        first["msg"].lower(), where=f"{where}: {location}", found=repr(first["input"])[:60], remedy=remedy
-    )
-
-
-def _all_keys(model: type[BaseModel]) -> list[str]:
-    keys = list(model.model_fields)
-    for field in model.model_fields.values():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _all_keys(field.annotation)
-    return keys
-
-
-def _check_consistency(settings: Settings, where: object) -> None:
-    factor = settings.vqvae.downsampling
-    if any(pixels % factor for pixels in settings.slice_shape):
-        raise SettingsError(
-            "slice shape is not divisible by the network's down-sampling",
-            where=where,
-            found="×".join(map(str, settings.slice_shape)),
-            expected=f"multiples of {factor}",
-            remedy="change preparation.shape_XYZ or vqvae.channels",
-        )
-    step = settings.prior.attention_downsampling
-    if any(n % step for n in settings.latent_shape):
-        raise SettingsError(
-            "latent grid is not divisible by prior.attention_downsampling",
-            where=where,
-            found="×".join(map(str, settings.latent_shape)),
-            expected=f"multiples of {step}",
-            remedy="set prior.attention_downsampling=1",
-        )
-    if settings.preparation.fit == "resample" and settings.preparation.spacing_mm is None:
-        raise SettingsError("preparation.spacing_mm is missing", where=where, remedy="give it for fit=resample")
-    if settings.slices <= 2 * settings.preparation.training_margin_slices:
-        raise SettingsError("training_margin_slices leaves no slice to train on", where=where, found=settings.slices)

@@ -1,0 +1,35 @@
+"""Every setting of mendscan, frozen and saved inside each model.
+
+No bare number decides a result: it is a setting here, with its unit, source and default, or it is learnt from healthy
+scans.  `settings` says what they are, `presets` what the paper's are, `parsing` how they are read and changed.
+`docs/settings.md` lists them all.
+"""
+
+from __future__ import annotations
+
+from mendscan.config.parsing import override, parse_settings
+from mendscan.config.presets import PRESETS
+from mendscan.config.settings import (
+    AugmentationSettings,
+    CodebookSettings,
+    DetectionSettings,
+    PreparationSettings,
+    PriorSettings,
+    Settings,
+    TrainingSettings,
+    VqvaeSettings,
+)
+
+__all__ = [
+    "PRESETS",
+    "AugmentationSettings",
+    "CodebookSettings",
+    "DetectionSettings",
+    "PreparationSettings",
+    "PriorSettings",
+    "Settings",
+    "TrainingSettings",
+    "VqvaeSettings",
+    "override",
+    "parse_settings",
+]

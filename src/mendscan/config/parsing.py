@@ -1,0 +1,159 @@
+"""Settings from files and from ``--set``: what is wrong is said in words, with the nearest right one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from mendscan.config.settings import Settings
+from mendscan.errors import SettingsError
+
+__all__ = ["override", "parse_settings"]
+
+
+def parse_settings(values: dict[str, Any], *, where: object) -> Settings:
+    """Validate settings read from a file.
+
+    Args:
+        values: Nested settings, as `Settings.model_dump(mode="json")` writes them.
+        where: The file they came from, for the error.
+
+    Raises:
+        SettingsError: If a key is unknown (with the nearest known one), missing, or a value is out of range.
+    """
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise _as_settings_error(error, where) from None
+    _check_shapes(settings, where)
+    _check_preparation(settings, where)
+    _check_ranges(settings, where)
+    return settings
+
+
+def override(settings: Settings, assignments: Sequence[str]) -> Settings:
+    """Apply ``section.key=value`` assignments, as ``--set`` gives them.
+
+    Raises:
+        SettingsError: If an assignment has no ``=``, its key is unknown or its value is refused.
+
+    Example:
+        >>> from mendscan.config import PRESETS
+        >>> override(PRESETS["brain"], ["training.batch_slices=8"]).training.batch_slices
+        8
+    """
+    values = settings.model_dump(mode="json")
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator:
+            raise SettingsError("not an assignment", where=f"--set {assignment}", remedy="write section.key=value")
+        *sections, last = key.strip().split(".")
+        target = values
+        for section in sections:
+            target = _known(target, section, assignment)
+        _known(target, last, assignment)
+        target[last] = _parse_value(text.strip())
+    return parse_settings(values, where="--set")
+
+
+def _known(target: Any, key: str, assignment: str) -> Any:
+    if isinstance(target, dict) and key in target:
+        return target[key]
+    choices = list(target) if isinstance(target, dict) else []
+    near = difflib.get_close_matches(key, choices, n=1)
+    remedy = f"choose one of {', '.join(choices)}" if choices else "write section.key=value"
+    if near:
+        remedy = f"did you mean {near[0]!r}?"
+    raise SettingsError("unknown setting", where=f"--set {assignment}", found=key, remedy=remedy)
+
+
+def _parse_value(text: str) -> Any:
+    if text.lower() in {"none", "null"}:
+        return None
+    if "," in text:
+        return [_parse_value(part.strip()) for part in text.strip("()[] ").split(",") if part.strip()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _as_settings_error(error: ValidationError, where: object) -> SettingsError:
+    first = error.errors()[0]
+    location = ".".join(str(part) for part in first["loc"])
+    remedy = "see docs/settings.md"
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), _all_keys(Settings), n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else remedy
+    return SettingsError(
+        first["msg"].lower(), where=f"{where}: {location}", found=repr(first["input"])[:60], remedy=remedy
+    )
+
+
+def _all_keys(model: type[BaseModel]) -> list[str]:
+    keys = list(model.model_fields)
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _all_keys(field.annotation)
+    return keys
+
+
+def _check_shapes(settings: Settings, where: object) -> None:
+    factor = settings.vqvae.downsampling
+    if any(pixels % factor for pixels in settings.slice_shape):
+        raise SettingsError(
+            "slice shape is not divisible by the network's down-sampling",
+            where=where,
+            found="×".join(map(str, settings.slice_shape)),
+            expected=f"multiples of {factor}",
+            remedy="change preparation.shape_XYZ or vqvae.channels",
+        )
+    if settings.vqvae.stem_stride == 1 and settings.vqvae.stem_kernel % 2 == 0:
+        raise SettingsError(
+            "an even vqvae.stem_kernel changes the size of a slice",
+            where=where,
+            found=settings.vqvae.stem_kernel,
+            expected="an odd one, or vqvae.stem_stride=2",
+        )
+    step = settings.prior.attention_downsampling
+    if any(n % step for n in settings.latent_shape):
+        raise SettingsError(
+            "latent grid is not divisible by prior.attention_downsampling",
+            where=where,
+            found="×".join(map(str, settings.latent_shape)),
+            expected=f"multiples of {step}",
+            remedy="set prior.attention_downsampling=1",
+        )
+
+
+def _check_preparation(settings: Settings, where: object) -> None:
+    if settings.preparation.fit == "resample" and settings.preparation.spacing_mm is None:
+        raise SettingsError("preparation.spacing_mm is missing", where=where, remedy="give it for fit=resample")
+    if settings.slices <= 2 * settings.preparation.training_margin_slices:
+        raise SettingsError("training_margin_slices leaves no slice to train on", where=where, found=settings.slices)
+
+
+def _check_ranges(settings: Settings, where: object) -> None:
+    low, high = settings.preparation.intensity_range
+    if not low < high:
+        _refuse_range("preparation.intensity_range", (low, high), "the lower end first", where)
+    smallest, largest = settings.augmentation.scale_range
+    if not 0 < smallest <= largest:
+        _refuse_range("augmentation.scale_range", (smallest, largest), "0 < smallest <= largest", where)
+    kept_apart = settings.training.validation_fraction + settings.training.calibration_fraction
+    if kept_apart >= 1:
+        raise SettingsError(
+            "training.validation_fraction and training.calibration_fraction leave no scan to train on",
+            where=where,
+            found=f"{kept_apart:g} of the scans",
+            expected="less than 1 together",
+        )
+
+
+def _refuse_range(name: str, found: tuple[float, float], expected: str, where: object) -> None:
+    raise SettingsError(f"{name} is no range", where=where, found=found, expected=expected)

@@ -1,0 +1,122 @@
+"""A tiny model whose networks are random but whose calibration is real, and scans for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from mendscan.cohort.preparing import prepare
+from mendscan.config import Settings
+from mendscan.detection.calibration import Calibration, CodeThresholds, calibrate_voxels
+from mendscan.detection.detector import Detector, Networks, evidence_of, scan_generator
+from mendscan.detection.scoring import clipped_nll_score
+from mendscan.models.bundle import save_bundle
+from mendscan.models.pixelsnail import PixelSNAIL
+from mendscan.models.vqvae import VQVAE
+from mendscan.volumes.volume import volume_from_array
+
+SHAPE = (18, 14, 11)
+OBLIQUE = np.array(
+    [
+        [0.25, -1.75, 0.125, 11.0],
+        [0.25, 0.25, -2.5, 30.0],
+        [-1.25, -0.125, -0.25, 9.5],
+        [0, 0, 0, 1],
+    ]
+)
+"""File axes run to inferior, left and posterior, slightly tilted; exact in float32, as in a NIfTI header."""
+
+WriteScan = Callable[..., Path]
+
+
+def head(seed: int, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    """An ellipsoid of smooth texture in an empty background, as int16."""
+    generator = np.random.default_rng(seed)
+    axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    inside = sum(axis**2 for axis in axes) < 0.9
+    texture = gaussian_filter(generator.normal(size=shape), 1.0)
+    return (inside * (400 + 600 * texture)).astype(np.int16)
+
+
+@pytest.fixture(scope="session")
+def write_scan() -> WriteScan:
+    def write(
+        folder: Path, name: str, *, seed: int = 0, affine: np.ndarray = OBLIQUE, voxels: np.ndarray | None = None
+    ) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(head(seed) if voxels is None else voxels, affine), path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def networks(tiny_settings: Settings) -> Networks:
+    """Random networks that spread scans over all codes and find some of them much likelier than others."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vqvae = VQVAE(tiny_settings.vqvae).eval()
+        prior = PixelSNAIL(tiny_settings.prior, codes=tiny_settings.vqvae.codes).eval()
+    scans = [prepare(volume_from_array(head(s), OBLIQUE, name="h"), tiny_settings.preparation) for s in (1, 2, 3)]
+    with torch.no_grad():
+        latents = [vqvae.encode(torch.from_numpy(p.slices_SHW), torch.from_numpy(p.positions_S)) for p in scans]
+        vqvae.quantizer.start_from(
+            torch.cat(latents).movedim(1, -1).flatten(0, -2), generator=torch.Generator().manual_seed(0)
+        )
+        prior.logits.gain.mul_(8.0)
+    return Networks(vqvae, prior, tiny_settings)
+
+
+@pytest.fixture(scope="session")
+def calibration(networks: Networks, tiny_settings: Settings) -> Calibration:
+    """Learnt from eight scans, as training does it."""
+    encoded = []
+    for seed in range(10, 18):
+        prepared = prepare(volume_from_array(head(seed), OBLIQUE, name="h"), tiny_settings.preparation)
+        slices, position = torch.from_numpy(prepared.slices_SHW), torch.from_numpy(prepared.positions_S)
+        encoded.append((slices, position, *networks.codes_and_nll(slices, position)))
+    thresholds = CodeThresholds.of(np.stack([nll.numpy() for *_, nll in encoded]), tiny_settings.detection)
+    evidence = [
+        evidence_of(
+            networks,
+            slices,
+            codes,
+            nll,
+            position,
+            restorations=2,
+            threshold_nats=thresholds.restoration,
+            generator=scan_generator(str(n), 0),
+        )[0]
+        for n, (slices, position, codes, nll) in enumerate(encoded)
+    ]
+    scores = [float(clipped_nll_score(nll, threshold_nats=thresholds.score).double().sum()) for *_, nll in encoded]
+    return Calibration(thresholds, tuple(sorted(scores)), calibrate_voxels(evidence, tiny_settings.detection))
+
+
+@pytest.fixture(scope="session")
+def detector(networks: Networks, calibration: Calibration) -> Detector:
+    return Detector(networks, calibration, model_hash="0" * 64)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, networks: Networks, calibration: Calibration) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_bundle(
+        folder,
+        settings=networks.settings,
+        vqvae=networks.vqvae,
+        prior=networks.prior,
+        calibration=calibration.to_json(),
+        calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
+        plan={},
+        split={},
+        card="# Tiny\n",
+    )
+    return folder

@@ -1,0 +1,288 @@
+"""A folder of scans: each as if it were alone, and a bad one fails alone."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from mendscan.detection.batch import detect_folder
+from mendscan.detection.detector import Detector
+from mendscan.errors import CohortError, ModelError, ResultsError
+from mendscan.results import FINDING_COLUMNS, SCORE_COLUMNS, Detection, read_run, read_scores
+
+WriteScan = Callable[..., Path]
+
+
+@pytest.fixture
+def three_scans(tmp_path: Path, write_scan: WriteScan) -> Path:
+    for name, seed in (("a", 0), ("b", 1), ("c", 2)):
+        write_scan(tmp_path / "scans", name, seed=seed)
+    return tmp_path / "scans"
+
+
+@pytest.fixture
+def detect(model_folder: Path) -> Callable[..., Any]:
+    def run(scans: Path, results: Path, **options: Any) -> Any:
+        return detect_folder(model_folder, scans, results, **({"workers": 0, "device": "cpu"} | options))
+
+    return run
+
+
+def outputs(results: Path, *, case: str | None = None) -> dict[str, bytes]:
+    """Maps and restorations by path, of all cases or one."""
+    paths = [p for folder in ("maps", "restored") for p in sorted((results / folder).glob("*"))]
+    return {f"{p.parent.name}/{p.name}": p.read_bytes() for p in paths if case in (None, p.name.split(".")[0])}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as opened:
+        return list(csv.DictReader(opened))
+
+
+def scores(results: Path) -> list[dict[str, str]]:
+    """Rows without the time they took."""
+    rows = table(results / "scores.csv")
+    return [{column: cell for column, cell in row.items() if column != "seconds"} for row in rows]
+
+
+# --- the neighbours do not matter ------------------------------------------------------------------------------------
+
+
+def test_a_scan_alone_and_among_others_gives_the_same_bytes(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path, detector: Detector
+) -> None:
+    detect(three_scans, tmp_path / "together")
+    together = outputs(tmp_path / "together")
+    assert len(together) == 6
+    for n, name in enumerate("abc"):
+        detect(three_scans / f"{name}.nii.gz", tmp_path / name)
+        assert outputs(tmp_path / name) == outputs(tmp_path / "together", case=name)
+        assert scores(tmp_path / name) == [scores(tmp_path / "together")[n]]
+        detector.detect(three_scans / f"{name}.nii.gz").save(tmp_path / "api")
+    assert outputs(tmp_path / "api") == together
+
+
+def test_order_and_file_names_do_not_matter(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path, write_scan: WriteScan
+) -> None:
+    for name, seed in (("z", 0), ("y", 1), ("x", 2)):
+        write_scan(tmp_path / "renamed", name, seed=seed)
+    detect(three_scans, tmp_path / "1")
+    detect(tmp_path / "renamed", tmp_path / "2")
+    first, second = outputs(tmp_path / "1"), outputs(tmp_path / "2")
+    for old, new in (("a", "z"), ("b", "y"), ("c", "x")):
+        for folder in ("maps", "restored"):
+            assert first[f"{folder}/{old}.nii.gz"] == second[f"{folder}/{new}.nii.gz"]
+    assert len(set(first.values())) == 6
+
+
+def test_the_number_of_workers_does_not_matter(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path, write_scan: WriteScan
+) -> None:
+    spoil(three_scans, write_scan)
+    for workers in (0, 1, 2):
+        detect(three_scans, tmp_path / str(workers), workers=workers)
+    assert len(outputs(tmp_path / "0")) == 6
+    for workers in (1, 2):
+        assert outputs(tmp_path / str(workers)) == outputs(tmp_path / "0")
+        assert scores(tmp_path / str(workers)) == scores(tmp_path / "0")
+        for name in ("findings.csv", "results.json"):
+            assert (tmp_path / str(workers) / name).read_bytes() == (tmp_path / "0" / name).read_bytes()
+
+
+def test_the_seed_decides_the_bytes(detect: Callable[..., Any], three_scans: Path, tmp_path: Path) -> None:
+    for folder, seed in (("1", 3), ("2", 3), ("3", 4)):
+        detect(three_scans / "a.nii.gz", tmp_path / folder, seed=seed)
+    assert outputs(tmp_path / "1") == outputs(tmp_path / "2")
+    other = outputs(tmp_path / "3")
+    assert all(content != other[name] for name, content in outputs(tmp_path / "1").items())
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_the_results_folder(detect: Callable[..., Any], three_scans: Path, tmp_path: Path, detector: Detector) -> None:
+    results = tmp_path / "results"
+    summary = detect(three_scans, results, restorations=2)
+    assert summary.failed == 0
+    assert [row["case"] for row in summary.rows] == ["a", "b", "c"]
+    expected = ["findings.csv", "maps", "restored", "results.json", "scores.csv"]
+    assert sorted(p.name for p in results.iterdir()) == expected
+    rows = table(results / "scores.csv")
+    assert tuple(rows[0]) == SCORE_COLUMNS
+    assert [(row["case"], row["status"], row["code"]) for row in rows] == [(name, "ok", "") for name in "abc"]
+    assert [float(row["score"]) for row in rows] == list(read_scores(results).values())
+    for row in rows:
+        detection = detector.detect(three_scans / f"{row['case']}.nii.gz", restorations=2)
+        assert float(row["score"]) == pytest.approx(detection.score, abs=1e-6)
+        assert float(row["p_value"]) == pytest.approx(detection.p_value, abs=1e-6)
+        assert float(row["map_max"]) == pytest.approx(float(detection.anomaly_map.max()), abs=1e-6)
+        assert int(row["findings"]) == len(detection.findings)
+        scan, saved = (nib.load(folder / f"{row['case']}.nii.gz") for folder in (three_scans, results / "maps"))
+        assert saved.shape == scan.shape
+        np.testing.assert_array_equal(saved.affine, scan.affine)
+    findings = table(results / "findings.csv")
+    assert tuple(findings[0]) == FINDING_COLUMNS
+    order = [(finding["case"], int(finding["finding"])) for finding in findings]
+    assert order == sorted(order)
+    run = read_run(results)
+    assert (run["seed"], run["restorations"], run["maps"], run["map_threshold"]) == (0, 2, True, 0.5)
+    assert run["calibration_scans"] == 8
+    assert str(tmp_path) not in json.dumps(run)
+
+
+def test_without_maps_there_are_only_tables(detect: Callable[..., Any], three_scans: Path, tmp_path: Path) -> None:
+    detect(three_scans, tmp_path / "with")
+    detect(three_scans, tmp_path / "without", maps=False)
+    assert sorted(p.name for p in (tmp_path / "without").iterdir()) == ["findings.csv", "results.json", "scores.csv"]
+    assert table(tmp_path / "without" / "findings.csv") == []
+    assert read_scores(tmp_path / "without") == read_scores(tmp_path / "with")
+
+
+def test_progress_and_after_save_hear_of_every_scan(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path
+) -> None:
+    class Listener:
+        def __init__(self) -> None:
+            self.total, self.steps, self.said = 0, 0, []
+
+        def begin(self, _what: str, total: int) -> None:
+            self.total = total
+
+        def advance(self, steps: int = 1) -> None:
+            self.steps += steps
+
+        def say(self, text: str) -> None:
+            self.said.append(text)
+
+    listener, saved = Listener(), []
+
+    def after_save(detection: Detection, folder: Path) -> None:
+        assert (folder / "maps" / f"{detection.case}.nii.gz").is_file()
+        saved.append(detection.case)
+
+    (three_scans / "bad.nii.gz").write_bytes(b"not a scan")
+    detect(three_scans, tmp_path / "results", progress=listener, after_save=after_save)
+    assert (listener.total, listener.steps) == (4, 4)
+    assert sorted(saved) == ["a", "b", "c"]
+    assert len(listener.said) == 1
+    assert "bad.nii.gz" in listener.said[0]
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+def spoil(folder: Path, write_scan: WriteScan) -> dict[str, str]:
+    """Write one scan of each kind of badness; return the code of each."""
+    voxels = np.random.default_rng(0).normal(size=(8, 9, 10)).astype(np.float32)
+    whole = gzip.compress(nib.Nifti1Image(voxels, np.eye(4)).to_bytes(), mtime=0)
+    (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.nii.gz").write_bytes(b"")
+    (folder / "page.nii.gz").write_bytes(b"<html>not found</html>" * 50)
+    voxels[2, 3, 4] = np.nan
+    write_scan(folder, "nan", voxels=voxels)
+    write_scan(folder, "flat", voxels=np.full((8, 8, 8), 7, np.int16))
+    return {
+        "cut": "E_TRUNCATED",
+        "empty": "E_EMPTY",
+        "page": "E_NOT_NIFTI",
+        "nan": "E_NAN",
+        "flat": "E_CONSTANT",
+    }
+
+
+def test_bad_scans_fail_alone(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path, write_scan: WriteScan
+) -> None:
+    detect(three_scans, tmp_path / "good")
+    codes = spoil(three_scans, write_scan)
+    summary = detect(three_scans, tmp_path / "mixed")
+    assert summary.failed == len(codes)
+    assert outputs(tmp_path / "mixed") == outputs(tmp_path / "good")
+    rows = {row["case"]: row for row in scores(tmp_path / "mixed")}
+    assert list(rows) == sorted(["a", "b", "c", *codes])
+    assert [rows[name] for name in "abc"] == scores(tmp_path / "good")
+    for case, code in codes.items():
+        row = rows[case]
+        assert (row["status"], row["code"]) == ("failed", code)
+        assert row["message"]
+        assert str(tmp_path) not in row["message"]
+        assert "scans" not in row["message"]
+        assert "Traceback" not in row["message"]
+        filled = {column for column, cell in row.items() if cell}
+        assert filled == {"case", "status", "code", "message"}
+    assert set(read_scores(tmp_path / "mixed")) == {"a", "b", "c"}
+
+
+def test_all_bad_is_a_table_of_failures(detect: Callable[..., Any], tmp_path: Path, write_scan: WriteScan) -> None:
+    (tmp_path / "scans").mkdir()
+    codes = spoil(tmp_path / "scans", write_scan)
+    summary = detect(tmp_path / "scans", tmp_path / "results")
+    assert summary.failed == len(summary.rows) == len(codes)
+    assert read_scores(tmp_path / "results") == {}
+    assert outputs(tmp_path / "results") == {}
+
+
+def test_messages_never_name_the_folder(detect: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "Jane  Doe"
+    folder.mkdir()
+    (folder / "bad.nii.gz").write_bytes(b"not a scan")
+    detect(folder, tmp_path / "results")
+    (row,) = scores(tmp_path / "results")
+    assert "Doe" not in row["message"]
+
+
+def test_a_failed_scan_leaves_no_map_of_an_earlier_run(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path
+) -> None:
+    detect(three_scans, tmp_path / "results")
+    (three_scans / "b.nii.gz").write_bytes(b"not a scan")
+    detect(three_scans, tmp_path / "results")
+    assert {row["case"]: row["status"] for row in scores(tmp_path / "results")}["b"] == "failed"
+    assert outputs(tmp_path / "results", case="b") == {}
+
+
+def test_a_file_in_place_of_the_maps_folder_is_a_typed_error(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "maps").write_text("in the way")
+    detect(three_scans, tmp_path / "results")
+
+
+def test_the_threads_of_the_caller_stay(detect: Callable[..., Any], three_scans: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        detect(three_scans / "a.nii.gz", tmp_path / "results", maps=False)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_is_refused_before_any_work(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path, write_scan: WriteScan
+) -> None:
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(CohortError) as caught:
+        detect(tmp_path / "nothing", tmp_path / "results")
+    assert caught.value.code == "E_NO_SCANS"
+    with pytest.raises(ModelError):
+        detect_folder(tmp_path / "no model", three_scans, tmp_path / "results", workers=0)
+    write_scan(three_scans / "deeper", "a", seed=5)
+    with pytest.raises(CohortError) as caught:
+        detect(three_scans, tmp_path / "results")
+    assert caught.value.code == "E_DUPLICATE_NAME"
+    assert not (tmp_path / "results").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match="cannot be made"):
+        detect(three_scans / "b.nii.gz", tmp_path / "file" / "results")

@@ -1,0 +1,358 @@
+"""The conductor: a scan's result depends on the scan, the model and the seed, and lies where the scan lies."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from nibabel.orientations import apply_orientation, inv_ornt_aff
+
+from mendscan.cohort.preparing import prepare
+from mendscan.detection.calibration import Calibration, CodeThresholds, TailTable, VoxelCalibration
+from mendscan.detection.detector import Detector, choose_device, scan_generator
+from mendscan.detection.restoration import draw_uniforms, restore_by_fixed_point
+from mendscan.detection.scoring import weigh_restorations
+from mendscan.detection.standardising import HealthyReference
+from mendscan.errors import IntensityError, ModelError, SettingsError, UnreadableScanError
+from mendscan.results import Detection
+from mendscan.volumes.reading import read_volume
+from mendscan.volumes.volume import volume_from_array
+
+WriteScan = Callable[..., Path]
+SHAPES_ARE_CHECKED = bool(os.environ.get("JAXTYPING"))
+ORIENTATIONS = [
+    np.column_stack([axes, flips])
+    for axes in itertools.permutations(range(3))
+    for flips in itertools.product([1, -1], repeat=3)
+]
+
+
+@pytest.fixture
+def scan(tmp_path: Path, write_scan: WriteScan) -> Path:
+    return write_scan(tmp_path / "scans", "head", seed=0)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def assert_same(first: Detection, second: Detection) -> None:
+    assert (first.score, first.p_value, first.findings) == (second.score, second.p_value, second.findings)
+    np.testing.assert_array_equal(first.slice_scores, second.slice_scores)
+    np.testing.assert_array_equal(first.map_XYZ, second.map_XYZ)
+    np.testing.assert_array_equal(first.restored_XYZ, second.restored_XYZ)
+
+
+def saved_bytes(detection: Detection, folder: Path) -> tuple[bytes, bytes]:
+    detection.save(folder)
+    name = f"{detection.case}.nii.gz"
+    return (folder / "maps" / name).read_bytes(), (folder / "restored" / name).read_bytes()
+
+
+def without_replacement(detector: Detector) -> Detector:
+    """A detector whose threshold no code exceeds: no random number is used."""
+    calibration = replace(detector.calibration, thresholds=CodeThresholds(detector.calibration.thresholds.score, 1e9))
+    return Detector(detector.networks, calibration, model_hash=detector.model_hash)
+
+
+# --- the figures -----------------------------------------------------------------------------------------------------
+
+
+def test_the_fixtures_are_sane(detector: Detector, scan: Path) -> None:
+    """Many codes, a part of them replaced, a map that says something: else the tests below prove nothing."""
+    detection = detector.detect(scan)
+    prepared = prepare(detection.volume, detector.settings.preparation)
+    codes, nll = detector.networks.codes_and_nll(
+        torch.from_numpy(prepared.slices_SHW), torch.from_numpy(prepared.positions_S)
+    )
+    assert len(codes.unique()) > 6
+    assert 0.02 < (nll > detector.calibration.thresholds.restoration).double().mean() < 0.4
+    assert detection.map_XYZ.max() > 0.5 > detection.map_XYZ.min()
+    assert detection.score > 0
+    assert detection.findings
+
+
+def test_the_score_is_the_sum_of_unlikely_codes(detector: Detector, scan: Path) -> None:
+    detection = detector.detect(scan)
+    prepared = prepare(read_volume(scan), detector.settings.preparation)
+    expected = []
+    for slice_HW, position in zip(prepared.slices_SHW, prepared.positions_S, strict=True):
+        _, nll = detector.networks.codes_and_nll(torch.from_numpy(slice_HW[None]), torch.tensor([position]))
+        expected.append(sum(v for v in nll.flatten().tolist() if v > detector.calibration.thresholds.score))
+    assert detection.slice_scores.tolist() == pytest.approx(expected, rel=1e-4)
+    assert detection.score == pytest.approx(sum(expected), rel=1e-4)
+    assert detection.p_value == detector.calibration.p_value(detection.score)
+
+
+def test_each_restoration_is_decoded_and_weighed(detector: Detector, scan: Path) -> None:
+    """Decoding each distinct grid once changes nothing: a restoration drawn twice counts twice."""
+    networks, nats = detector.networks, detector.calibration.thresholds.restoration
+    prepared = prepare(read_volume(scan), detector.settings.preparation)
+    slices, position = torch.from_numpy(prepared.slices_SHW), torch.from_numpy(prepared.positions_S)
+    codes, _ = networks.codes_and_nll(slices, position)
+    restored, residual = networks.restore(
+        slices, codes, position, restorations=9, threshold_nats=nats, generator=torch.Generator().manual_seed(3)
+    )
+    uniforms = draw_uniforms(9, len(codes), (4, 4), generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        grids_RShw = restore_by_fixed_point(networks.prior, codes, position, uniforms, threshold_nats=nats)
+        distinct = [len(grids_RShw[:, s].flatten(1).unique(dim=0)) for s in range(len(codes))]
+        assert any(1 < count < 9 for count in distinct)
+        for s, slice_HW in enumerate(slices):
+            decoded_RHW = torch.stack(
+                [networks.vqvae.decode_codes(grid[None, s], position[s : s + 1])[0] for grid in grids_RShw]
+            )
+            expected = weigh_restorations(slice_HW, decoded_RHW, temperature=detector.settings.detection.temperature)
+            torch.testing.assert_close(restored[s], expected.restored_HW, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(residual[s], expected.residual_HW, rtol=1e-4, atol=1e-4)
+
+
+def test_slices_are_named_in_the_files_own_axis(detector: Detector, scan: Path) -> None:
+    """Axial slices: the file's first axis runs to inferior, so the top slice of the model is its first."""
+    detection = detector.detect(scan)
+    assert nib.aff2axcodes(nib.load(scan).affine) == ("I", "L", "P")
+    assert detection.slice_axis == "Z"
+    assert len(detection.slice_scores) == len(detection.slice_indices) == 8
+    assert (np.diff(detection.slice_indices) > 0).all()
+    for worst, expected in ((0, 17 - 0.625), (7, 0.625)):
+        scores = np.zeros(8)
+        scores[worst] = 1.0
+        axis, index = replace(detection, slice_scores=scores).max_slice
+        assert axis == "i"
+        assert abs(index - expected) <= 0.5
+
+
+def test_without_maps_only_the_score_is_computed(detector: Detector, scan: Path) -> None:
+    full, short = detector.detect(scan), detector.detect(scan, maps=False)
+    assert (short.score, short.p_value) == (full.score, full.p_value)
+    assert short.map_XYZ is short.restored_XYZ is short.anomaly_map is short.restored is None
+    assert short.findings == ()
+    assert short.score_row()["map_max"] == ""
+
+
+def test_a_subset_of_slices_can_be_scored(detector: Detector, scan: Path) -> None:
+    settings = detector.settings
+    few = settings.model_copy(update={"preparation": settings.preparation.model_copy(update={"scored_slices": 3})})
+    networks = replace(detector.networks, settings=few)
+    paper = Calibration(detector.calibration.thresholds, (1.0,), replace(detector.calibration.voxels, residual=None))
+    detection = Detector(networks, paper, model_hash="").detect(scan)
+    assert len(detection.slice_scores) == 3
+    assert detection.map_XYZ.shape == detection.volume.shape
+    assert detection.slice_scores.tolist() == pytest.approx(detector.detect(scan).slice_scores[[0, 4, 7]], rel=1e-4)
+
+
+# --- reproducible ----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_others(
+    detector: Detector, scan: Path, tmp_path: Path
+) -> None:
+    first, again, other = (
+        saved_bytes(detector.detect(scan, seed=seed), tmp_path / str(n)) for n, seed in enumerate((5, 5, 6))
+    )
+    assert first == again
+    assert first[0] != other[0]
+    assert first[1] != other[1]
+
+
+def test_the_score_needs_no_seed(detector: Detector, scan: Path) -> None:
+    assert detector.detect(scan, seed=1).score == detector.detect(scan, seed=2).score
+
+
+def test_the_file_name_does_not_matter(detector: Detector, scan: Path, tmp_path: Path, write_scan: WriteScan) -> None:
+    other = write_scan(tmp_path / "elsewhere", "zz other name", seed=0)
+    first, second = detector.detect(scan), detector.detect(other)
+    assert first.case == "head"
+    assert second.case == "zz other name"
+    assert_same(first, second)
+    assert saved_bytes(first, tmp_path / "1") == saved_bytes(second, tmp_path / "2")
+
+
+def test_array_and_affine_equal_the_file(detector: Detector, scan: Path) -> None:
+    image = nib.load(scan)
+    from_file = detector.detect(scan)
+    assert_same(from_file, detector.detect(str(scan)))
+    assert_same(from_file, detector.detect(read_volume(scan)))
+    assert_same(from_file, detector.detect((image.get_fdata(), image.affine)))
+    assert_same(from_file, detector.detect((image.get_fdata(dtype=np.float32), image.affine)))
+
+
+def test_an_array_of_integers_equals_the_file(detector: Detector, scan: Path) -> None:
+    image = nib.load(scan)
+    assert_same(detector.detect(scan), detector.detect((np.asarray(image.dataobj), image.affine)))
+
+
+def test_what_was_detected_before_does_not_matter(
+    detector: Detector, scan: Path, tmp_path: Path, write_scan: WriteScan
+) -> None:
+    first = detector.detect(scan)
+    detector.detect(write_scan(tmp_path / "scans", "other", seed=1))
+    assert_same(first, detector.detect(scan))
+
+
+def test_the_loaded_model_equals_the_one_in_memory(detector: Detector, model_folder: Path, scan: Path) -> None:
+    loaded = Detector.load(model_folder, device="cpu")
+    assert loaded.settings == detector.settings
+    assert loaded.calibration.to_json() == detector.calibration.to_json()
+    assert_same(detector.detect(scan), loaded.detect(scan))
+
+
+def test_global_random_numbers_are_neither_used_nor_moved(detector: Detector, scan: Path) -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first = detector.detect(scan)
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
+    torch.manual_seed(2)
+    assert_same(first, detector.detect(scan))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_the_number_of_threads_changes_the_last_digits_at_most(detector: Detector, scan: Path) -> None:
+    """Not the bits: oneDNN splits some 1×1 convolutions by thread.  Batches always compute on one thread."""
+    with_two = detector.detect(scan, maps=False)
+    torch.set_num_threads(1)
+    with_one = detector.detect(scan, maps=False)
+    assert with_two.slice_scores.tolist() == pytest.approx(with_one.slice_scores.tolist(), rel=1e-5)
+
+
+def test_the_number_of_restorations_can_be_chosen(detector: Detector, scan: Path) -> None:
+    one, default, four = (detector.detect(scan, restorations=n) for n in (1, None, 4))
+    assert_same(default, four)
+    assert not np.array_equal(one.map_XYZ, four.map_XYZ)
+
+
+def test_the_stream_of_a_scan_depends_on_content_and_seed() -> None:
+    def drawn(content_hash: str, seed: int) -> list[float]:
+        return torch.rand(4, generator=scan_generator(content_hash, seed)).tolist()
+
+    assert drawn("ab", 0) == drawn("ab", 0)
+    assert len({tuple(drawn(content, seed)) for content in ("ab", "cd", "") for seed in (0, 1, -1, 10**30)}) == 12
+
+
+# --- geometry --------------------------------------------------------------------------------------------------------
+
+
+def test_the_map_has_the_scans_shape_and_affine(detector: Detector, scan: Path, tmp_path: Path) -> None:
+    detection = detector.detect(scan)
+    detection.save(tmp_path)
+    image = nib.load(scan)
+    for folder, native, ras in (
+        ("maps", detection.anomaly_map, detection.map_XYZ),
+        ("restored", detection.restored, detection.restored_XYZ),
+    ):
+        saved = nib.load(tmp_path / folder / "head.nii.gz")
+        assert saved.shape == image.shape == native.shape == (18, 14, 11)
+        np.testing.assert_array_equal(saved.affine, image.affine)
+        assert saved.get_data_dtype() == np.float32
+        np.testing.assert_array_equal(np.asarray(saved.dataobj), native)
+        np.testing.assert_array_equal(np.asarray(nib.as_closest_canonical(saved).dataobj), ras)
+    found = np.asarray(nib.load(tmp_path / "maps" / "head.nii.gz").dataobj)
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+def by_residual_alone(detector: Detector) -> Detector:
+    """A detector whose map is the residual r, slightly smoothed, as r / (r + 2.5)."""
+    shape = detector.calibration.voxels.residual.mean_SHW.shape
+    zero, one, never = (np.full(shape, value, np.float32) for value in (0, 1, 1e6))
+    identity = TailTable((0.0, 1.0, 2.0), (0.0, 1.0, 2.0))
+    residual, nll = HealthyReference(zero, one, 0.5), HealthyReference(never, one, 0.0)
+    voxels = VoxelCalibration(0.5, residual, nll, identity, identity, scale=2.5)
+    return Detector(detector.networks, replace(detector.calibration, voxels=voxels), model_hash="")
+
+
+@pytest.mark.parametrize("centre", [(3, 3, 3), (14, 3, 8), (4, 10, 3), (9, 7, 5)])
+def test_a_bright_spot_is_found_where_it_is(detector: Detector, scan: Path, centre: tuple[int, int, int]) -> None:
+    image = nib.load(scan)
+    voxels = np.asarray(image.dataobj).astype(np.float32)
+    voxels[tuple(slice(c - 1, c + 2) for c in centre)] = 9_000
+    detection = by_residual_alone(detector).detect((voxels, image.affine))
+    for values in (detection.anomaly_map, np.abs(detection.restored - voxels)):
+        peak = np.unravel_index(values.argmax(), values.shape)
+        assert np.abs(np.array(peak) - centre).max() <= 1
+    found = detection.findings[0]
+    assert np.abs(np.array(found.centre_voxel) - centre).max() < 1
+    np.testing.assert_allclose(image.affine @ [*found.centre_voxel, 1], [*found.centre_mm, 1], atol=1e-6)
+
+
+def reoriented(scan: Path, orientation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same content with its axes permuted and flipped, and the affine that says so."""
+    image = nib.load(scan)
+    voxels = np.asarray(image.dataobj).astype(np.float32)
+    return apply_orientation(voxels, orientation), image.affine @ inv_ornt_aff(orientation, voxels.shape)
+
+
+@pytest.mark.parametrize("orientation", [*ORIENTATIONS[::7], ORIENTATIONS[-1]], ids=lambda o: str(o.tolist()))
+def test_another_storage_order_gives_the_same_result(detector: Detector, scan: Path, orientation: np.ndarray) -> None:
+    deterministic = without_replacement(detector)
+    first, second = deterministic.detect(scan), deterministic.detect(reoriented(scan, orientation))
+    assert first.score == second.score
+    np.testing.assert_array_equal(apply_orientation(first.anomaly_map, orientation), second.anomaly_map)
+    np.testing.assert_array_equal(apply_orientation(first.restored, orientation), second.restored)
+    for mine, others in zip(first.findings, second.findings, strict=True):
+        assert mine.centre_mm == pytest.approx(others.centre_mm, abs=1e-9)
+        assert (mine.voxels, mine.peak) == (others.voxels, others.peak)
+
+
+def test_another_storage_order_gives_the_same_samples(detector: Detector, scan: Path) -> None:
+    orientation = ORIENTATIONS[-1]
+    first, second = detector.detect(scan), detector.detect(reoriented(scan, orientation))
+    np.testing.assert_array_equal(apply_orientation(first.anomaly_map, orientation), second.anomaly_map)
+
+
+def test_where_nothing_is_replaced_the_restoration_is_the_reconstruction(detector: Detector, scan: Path) -> None:
+    deterministic = without_replacement(detector)
+    detection = deterministic.detect(scan)
+    prepared = prepare(detection.volume, detector.settings.preparation)
+    slices, position = torch.from_numpy(prepared.slices_SHW), torch.from_numpy(prepared.positions_S)
+    with torch.inference_mode():
+        reconstructed = detector.networks.vqvae(slices, position).slices_BHW.numpy()
+    expected = prepared.restored_scan(detection.volume, reconstructed)
+    np.testing.assert_allclose(detection.restored_XYZ, expected, rtol=1e-3, atol=0.05)
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_errors_are_typed(detector: Detector, tmp_path: Path, write_scan: WriteScan) -> None:
+    with pytest.raises(UnreadableScanError, match="no such file"):
+        detector.detect(tmp_path / "missing.nii.gz")
+    constant = write_scan(tmp_path, "constant", voxels=np.ones((8, 8, 8), np.float32))
+    with pytest.raises(IntensityError) as caught:
+        detector.detect(constant)
+    assert caught.value.code == "E_CONSTANT"
+    voxels = np.random.default_rng(0).normal(size=(8, 8, 8))
+    voxels[1, 2, 3] = np.nan
+    with pytest.raises(IntensityError) as caught:
+        detector.detect((voxels, np.eye(4)))
+    assert caught.value.code == "E_NAN"
+    with pytest.raises(ModelError):
+        Detector.load(tmp_path / "nowhere")
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type in {"cpu", "cuda", "mps"}
+    missing = [name for name in ("cuda", "mps") if choose_device("auto").type != name]
+    for name in [*missing[:1], "quantum"]:
+        with pytest.raises(SettingsError, match="device not available"):
+            choose_device(name)
+
+
+def test_a_volume_keeps_its_name(detector: Detector) -> None:
+    voxels = np.random.default_rng(0).normal(size=(9, 10, 11))
+    assert detector.detect(volume_from_array(voxels, np.eye(4), name="mine")).case == "mine"
+    assert detector.detect((voxels, np.eye(4))).case == "array"

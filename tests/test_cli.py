@@ -1,0 +1,87 @@
+import re
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from mendscan.cli import app
+
+OPTIONS = {
+    "train": {"input", "output", "preset", "minutes", "steps", "seed", "device", "resume", "set", "debug", "help"},
+    "detect": {
+        "model",
+        "input",
+        "output",
+        "restorations",
+        "seed",
+        "device",
+        "maps",
+        "no-maps",
+        "workers",
+        "debug",
+        "help",
+    },
+    "evaluate": {"input", "labels", "output", "debug", "help"},
+    "demo": {"output", "minutes", "debug", "help"},
+}
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_commands_are_these() -> None:
+    assert set(get_command(app).commands) == set(OPTIONS)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_the_options_are_these(command: str) -> None:
+    parameters = get_command(app).commands[command].params  # type: ignore[attr-defined]
+    names = {n.removeprefix("--") for p in parameters for n in (*p.opts, *p.secondary_opts) if n.startswith("--")}
+    assert names | {"help"} == OPTIONS[command]
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_has_an_example(command: str) -> None:
+    shown = run(command, "-h")
+    assert shown.exit_code == 0
+    assert f"Example: mendscan {command}" in re.sub(r"\s+", " ", shown.output)
+
+
+def test_version_says_research_use_only() -> None:
+    assert "research use only" in run("--version").output
+
+
+def test_no_scans_is_one_line_and_exit_4(tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    shown = run("train", "-i", tmp_path / "empty", "-o", tmp_path / "model")
+    assert shown.exit_code == 4
+    assert "error:" in shown.output
+    assert "Traceback" not in shown.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--minutes", "1", "--steps", "5"], "either --minutes or --steps"),
+        (["--minutes", "0"], "no time to train"),
+        (["--resume"], "nothing to resume"),
+    ],
+)
+def test_contradictions_are_told_before_any_work(tmp_path, arguments, words) -> None:
+    shown = run("train", "-i", tmp_path, "-o", tmp_path / "model", *arguments)
+    assert shown.exit_code == 2
+    assert words in re.sub(r"\s+", " ", shown.output)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path) -> None:
+    (tmp_path / "scan.nii").write_bytes(b"x")
+    shown = run("detect", "-m", tmp_path, "-i", tmp_path, "-o", tmp_path / "results")
+    assert shown.exit_code == 2
+    assert "not a complete model" in re.sub(r"\s+", " ", shown.output)
+
+
+def test_evaluating_a_folder_without_results_is_refused(tmp_path) -> None:
+    shown = run("evaluate", "-i", tmp_path, "-l", tmp_path)
+    assert shown.exit_code == 2
+    assert "not a results folder" in re.sub(r"\s+", " ", shown.output)

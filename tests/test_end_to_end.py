@@ -1,0 +1,90 @@
+"""A newcomer's first minute: train on healthy scans, find a planted blob, evaluate, through the commands."""
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mendscan.cli import app
+from training.conftest import SMALL, write_phantoms
+
+BLOB = (slice(4, 9), slice(6, 11), slice(4, 8))
+
+
+def run(*arguments: object, expected: int = 0) -> str:
+    finished = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert finished.exit_code == expected, finished.output
+    return finished.output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scans, half of them with a blob, and their labels; one file is broken."""
+    folder = tmp_path_factory.mktemp("end-to-end")
+    write_phantoms(folder / "healthy", 24, seed=0)
+    scans = write_phantoms(folder / "scans", 6, seed=1, prefix="case")
+    (folder / "labels" / "pixel").mkdir(parents=True)
+    (folder / "labels" / "sample").mkdir()
+    for number, path in enumerate(scans):
+        image = nib.load(path)
+        voxels, label = image.get_fdata(), np.zeros(image.shape, np.uint8)
+        if number < 3:
+            voxels[BLOB] = voxels.max() * 1.5
+            label[BLOB] = 1
+        nib.save(nib.Nifti1Image(voxels, image.affine), path)
+        nib.save(nib.Nifti1Image(label, image.affine), folder / "labels" / "pixel" / path.name)
+        (folder / "labels" / "sample" / f"{path.name}.txt").write_text(str(int(number < 3)))
+    (folder / "scans" / "broken.nii.gz").write_bytes(scans[0].read_bytes()[:300])
+    sets = [part for setting in SMALL for part in ("--set", setting)]
+    run("train", "-i", folder / "healthy", "-o", folder / "model", "--steps", 500, *sets)
+    run(
+        *("detect", "-m", folder / "model", "-i", folder / "scans", "-o", folder / "results"),
+        *("--restorations", 4),
+        expected=3,
+    )
+    run("evaluate", "-i", folder / "results", "-l", folder / "labels", "-o", folder / "metrics.json")
+    return folder
+
+
+def test_the_blob_is_found(folder: Path) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["voxel_auroc"] > 0.9
+    assert metrics["voxel_ap"] > 5 * metrics["voxel_prevalence"]
+    assert metrics["n_counted_as_zeros"] == 0
+
+
+def test_a_finding_lies_in_the_blob(folder: Path) -> None:
+    with (folder / "results" / "findings.csv").open() as opened:
+        first = next(row for row in csv.DictReader(opened) if row["case"] == "case00" and row["finding"] == "1")
+    for axis, where in zip("ijk", BLOB, strict=True):
+        assert where.start - 2 <= float(first[f"centre_{axis}"]) <= where.stop + 1
+
+
+def test_the_broken_scan_has_its_row(folder: Path) -> None:
+    with (folder / "results" / "scores.csv").open() as opened:
+        rows = {row["case"]: row for row in csv.DictReader(opened)}
+    assert len(rows) == 7
+    assert rows["broken"]["status"] == "failed"
+    assert rows["broken"]["code"] == "E_TRUNCATED"
+    assert rows["broken"]["score"] == ""
+    assert not (folder / "results" / "maps" / "broken.nii.gz").exists()
+
+
+def test_maps_lie_on_their_scans(folder: Path) -> None:
+    for path in (folder / "results" / "maps").iterdir():
+        scan, found = nib.load(folder / "scans" / path.name), nib.load(path)
+        assert found.shape == scan.shape
+        np.testing.assert_array_equal(found.affine, scan.affine)
+        assert found.get_data_dtype() == np.float32
+        values = np.asanyarray(found.dataobj)
+        assert values.min() >= 0
+        assert values.max() <= 1
+
+
+def test_each_scan_has_a_picture_and_a_restoration(folder: Path) -> None:
+    for kind, suffix in (("figures", ".png"), ("restored", ".nii.gz")):
+        assert {p.name for p in (folder / "results" / kind).iterdir()} == {f"case{n:02d}{suffix}" for n in range(6)}
