@@ -16,7 +16,7 @@ import torch
 
 from mendscan.detection.batch import detect_folder
 from mendscan.detection.detector import Detector
-from mendscan.errors import CohortError, ModelError, ResultsError
+from mendscan.errors import CohortError, ModelError, WriteError
 from mendscan.results import FINDING_COLUMNS, SCORE_COLUMNS, Detection, read_run, read_scores
 
 WriteScan = Callable[..., Path]
@@ -284,5 +284,5 @@ def test_what_is_refused_before_any_work(
     assert caught.value.code == "E_DUPLICATE_NAME"
     assert not (tmp_path / "results").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(ResultsError, match="cannot be made"):
+    with pytest.raises(WriteError, match="cannot be made"):
         detect(three_scans / "b.nii.gz", tmp_path / "file" / "results")

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.ndimage import gaussian_filter
 
 from mendscan.detection.standardising import (
+    SPREAD_FLOOR,
     HealthyReference,
     floored,
     leave_one_out,
@@ -48,7 +49,7 @@ def test_smoothing_comes_before_the_statistics(sigma: float) -> None:
     smooth_NSHW = np.stack([gaussian_filter(each, sigma, mode="nearest") for each in maps_NSHW])
     mean = gaussian_filter(smooth_NSHW.mean(axis=0), sigma, mode="nearest")
     spread = gaussian_filter(smooth_NSHW.std(axis=0, ddof=1), sigma, mode="nearest")
-    spread = np.maximum(spread, 0.1 * np.sqrt(np.mean(spread**2)))
+    spread = np.maximum(spread, SPREAD_FLOOR * np.sqrt(np.mean(spread**2)))
     found = HealthyReference.fit(maps_NSHW, sigma_voxels=sigma).standardised(maps_NSHW[0])
     np.testing.assert_allclose(found, (smooth_NSHW[0] - mean) / spread, rtol=1e-3, atol=1e-4)
 

@@ -341,7 +341,14 @@ def test_an_unknown_setting_is_refused(model: Path) -> None:
         load_bundle(model)
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{", b'{"format": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b"{",
+        b'{"format": 1}',
+    ],
+)
 def test_a_config_of_another_form_is_refused(model: Path, content: bytes) -> None:
     (model / "config.json").write_bytes(content)
     sign(model)
@@ -355,13 +362,13 @@ def test_an_interrupted_save_is_no_model(
     """Saving over a model and dying before the manifest leaves a folder that is refused, not a mixture."""
     from mendscan.models import bundle
 
-    def write_all_but_the_manifest(path: Path, value: object) -> None:
+    def write_all_but_the_manifest(path: Path, text: str) -> None:
         if path.name == "manifest.json":
             raise KeyboardInterrupt
-        original(path, value)
+        original(path, text)
 
-    original = bundle.write_json
-    monkeypatch.setattr(bundle, "write_json", write_all_but_the_manifest)
+    original = bundle.write_text
+    monkeypatch.setattr(bundle, "write_text", write_all_but_the_manifest)
     others = VQVAE(tiny_settings.vqvae), PixelSNAIL(tiny_settings.prior, codes=12)
     with pytest.raises(KeyboardInterrupt):
         save_to(model, tiny_settings, others, arrays)

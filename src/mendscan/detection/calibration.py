@@ -115,7 +115,9 @@ class Calibration:
     def p_value(self, score: float) -> float:
         """Return the conformal p-value of a scan's score: (1 + #{s_cal >= s}) / (n + 1).
 
-        Valid in finite samples if the scan is exchangeable with the calibration scans; never below 1 / (n + 1).
+        Valid in finite samples if the scan is exchangeable with the calibration scans; never below 1 / (n + 1).  λ_s is
+        learnt from the same scans, which makes that an approximation, though a close one: it is one number of millions
+        of codes.
         """
         at_least = sum(healthy >= score for healthy in self.healthy_scores)
         return (1 + at_least) / (len(self.healthy_scores) + 1)
@@ -179,7 +181,7 @@ def calibrate_voxels(evidence: Sequence[Evidence], settings: DetectionSettings) 
     nll, nll_NSHW = _reference(evidence, lambda e: e.nll_SHW, settings.nll_sigma)
     residual_tail, nll_tail = TailTable.of(residual_NSHW), TailTable.of(nll_NSHW)
     combined = _combine(residual_tail(residual_NSHW), nll_tail(nll_NSHW))
-    scale = float(np.quantile(combined, settings.threshold_quantile))
+    scale = max(float(np.quantile(combined, settings.threshold_quantile)), 1e-6)
     return VoxelCalibration(0.5, residual, nll, residual_tail, nll_tail, scale)
 
 

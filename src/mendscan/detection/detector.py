@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from mendscan.results import Detection, Finding, find_components
 from mendscan.volumes.reading import read_volume
 from mendscan.volumes.volume import Volume, volume_from_array
 
-__all__ = ["Detector", "Networks", "choose_device", "evidence_of", "scan_generator"]
+__all__ = ["Detector", "Networks", "choose_device", "evidence_of", "one_thread", "scan_generator"]
 
 _SLICES_PER_PASS = 32
 """Slices encoded or scored at once; fixed, so that a scan's result does not depend on anything but the scan."""
@@ -91,6 +93,18 @@ class Networks:
         return weigh_restorations(slice_HW, decoded_DHW[which_R], temperature=self.settings.detection.temperature)
 
 
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Compute with one thread on the CPU: the last bits of some convolutions depend on how many there are."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Detector:
     """Finds what does not belong in a scan, having seen only healthy ones.
 
@@ -151,8 +165,11 @@ class Detector:
         Raises:
             ScanError: If the scan cannot be read or makes no sense.
         """
+        with one_thread(self.networks.device):
+            return self._detect(_as_volume(scan), restorations=restorations, seed=seed, maps=maps)
+
+    def _detect(self, volume: Volume, *, restorations: int | None, seed: int, maps: bool) -> Detection:
         started = time.perf_counter()
-        volume = _as_volume(scan)
         prepared = prepare(volume, self.settings.preparation)
         at = evenly_spaced(len(prepared.slices_SHW), self.settings.preparation.scored_slices)
         slices, position = self._tensors(prepared, at)

@@ -104,15 +104,15 @@ def restore_by_fixed_point(
     changing = (restored != codes).flatten(1).any(1).nonzero().flatten()
     # Each pass settles at least one more position; the bound only guards against rounding that never settles.
     for _ in range(codes_Shw[0].numel()):
+        if not len(changing):
+            break
         still = []
         for chunk in changing.split(grids_per_pass):
             logits = prior(restored[chunk], position[chunk])
             proposal = _replace_unlikely(logits, codes[chunk], uniforms[chunk.cpu()], threshold_nats)
             still.append(chunk[(proposal != restored[chunk]).flatten(1).any(1)])
             restored[chunk] = proposal
-        changing = torch.cat(still) if still else changing[:0]
-        if not len(changing):
-            break
+        changing = torch.cat(still)
     return rearrange(restored, "(R S) h w -> R S h w", R=restorations)
 
 

@@ -22,10 +22,11 @@ __all__ = [
     "to_unit_interval",
 ]
 
-SPREAD_FLOOR = 0.1
+SPREAD_FLOOR = 0.5
 """The smallest spread a position may have, as a share of the grid's root mean square spread.
 
-Where all healthy scans agree (background), a spread near zero would turn rounding into anomalies.
+Where all healthy scans agree (background), a spread near zero would turn rounding into anomalies.  0.1, 0.5 and 1.0
+gave an average precision of 0.264, 0.270 and 0.253 on planted anomalies in 13 validation scans of real MRI.
 """
 
 

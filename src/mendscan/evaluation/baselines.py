@@ -12,13 +12,17 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Float, Float32
 
-from mendscan.detection.standardising import SPREAD_FLOOR, check_several, floored, mean_and_spread
+from mendscan.detection.standardising import check_several, floored, mean_and_spread
 
 __all__ = [
     "AtlasBaseline",
     "PcaBaseline",
     "scan_score",
 ]
+
+
+SPREAD_FLOOR = 0.1
+"""The smallest spread a position of the atlas may have, as a share of the grid's root mean square spread."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -119,7 +119,7 @@ def load_bundle(folder: Path) -> Bundle:
 def _settings(raw: bytes, where: Path) -> Settings:
     try:
         config = json.loads(raw)
-        version, values = config["format"], config.get("settings")
+        version, values = config["format"], dict(config["settings"])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError("not a model's configuration", where=where, code="E_MODEL_ALTERED", remedy=_REMEDY) from None
     if version != FORMAT_VERSION:

@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from mendscan.cohort.preparing import evenly_spaced, prepare
 from mendscan.config import Settings, parse_settings
 from mendscan.detection.calibration import Calibration, CodeThresholds, Evidence, calibrate_voxels
-from mendscan.detection.detector import Networks, evidence_of, scan_generator
+from mendscan.detection.detector import Networks, evidence_of, one_thread, scan_generator
 from mendscan.detection.scoring import clipped_nll_score
 from mendscan.errors import ScanError
 from mendscan.models.pixelsnail import PixelSNAIL
@@ -48,9 +48,10 @@ def calibrate(networks: Networks, scans: Sequence[Path], progress: Progress) -> 
     settings = networks.settings.detection
     progress.begin("score healthy scans", len(scans))
     encoded = []
-    for path in scans:
-        encoded.append(_encode(networks, path))
-        progress.advance()
+    with one_thread(networks.device):
+        for path in scans:
+            encoded.append(_encode(networks, path))
+            progress.advance()
     thresholds = CodeThresholds.of(np.concatenate([e.nll.numpy().ravel() for e in encoded]), settings)
     scores = [float(clipped_nll_score(e.nll, threshold_nats=thresholds.score).double().sum()) for e in encoded]
     evidence = _restore_all(networks, encoded, thresholds.restoration, progress)
