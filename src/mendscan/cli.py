@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mendscan.errors import CohortError, Interrupted, MendscanError, ModelError, ResultsError, SettingsError
+from mendscan.errors import CohortError, Interrupted, MendscanError, ModelError, ResultsError, SettingsError, WriteError
 
 __all__ = ["app", "main"]
 
@@ -91,7 +91,8 @@ def _exit_code(error: MendscanError) -> int:
         return EXIT_INTERRUPTED
     if isinstance(error, CohortError):
         return EXIT_ALL_FAILED
-    return EXIT_USAGE if isinstance(error, (SettingsError, ModelError, ResultsError)) else EXIT_INTERNAL
+    usage = (SettingsError, ModelError, ResultsError, WriteError)
+    return EXIT_USAGE if isinstance(error, usage) else EXIT_INTERNAL
 
 
 @app.command()

@@ -81,7 +81,7 @@ def calibration(networks: Networks, tiny_settings: Settings) -> Calibration:
     for seed in range(10, 18):
         prepared = prepare(volume_from_array(head(seed), OBLIQUE, name="h"), tiny_settings.preparation)
         slices, position = torch.from_numpy(prepared.slices_SHW), torch.from_numpy(prepared.positions_S)
-        encoded.append((slices, position, *networks.codes_and_nll(slices, position)))
+        encoded.append((slices, position, prepared.foreground_SHW, *networks.codes_and_nll(slices, position)))
     thresholds = CodeThresholds.of(np.stack([nll.numpy() for *_, nll in encoded]), tiny_settings.detection)
     evidence = [
         evidence_of(
@@ -90,11 +90,12 @@ def calibration(networks: Networks, tiny_settings: Settings) -> Calibration:
             codes,
             nll,
             position,
+            foreground,
             restorations=2,
             threshold_nats=thresholds.restoration,
             generator=scan_generator(str(n), 0),
         )[0]
-        for n, (slices, position, codes, nll) in enumerate(encoded)
+        for n, (slices, position, foreground, codes, nll) in enumerate(encoded)
     ]
     scores = [float(clipped_nll_score(nll, threshold_nats=thresholds.score).double().sum()) for *_, nll in encoded]
     return Calibration(thresholds, tuple(sorted(scores)), calibrate_voxels(evidence, tiny_settings.detection))

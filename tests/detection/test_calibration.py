@@ -24,6 +24,7 @@ from mendscan.detection.scoring import pooled_residual
 from mendscan.detection.standardising import HealthyReference
 
 SHAPE = (6, 12, 14)
+EVERYWHERE = np.ones(SHAPE, dtype=bool)
 PAPER = DetectionSettings(voxel_map="residual", threshold_quantile=0.9)
 STANDARDISED = DetectionSettings(voxel_map="standardised", residual_sigma=1.0, nll_sigma=1.5, threshold_quantile=0.95)
 
@@ -33,7 +34,7 @@ def healthy_evidence(n: int, seed: int = 0) -> list[Evidence]:
     generator = np.random.default_rng(seed)
     residuals = np.abs(0.3 * width * generator.normal(size=(n, *SHAPE))).astype(np.float32)
     nlls = generator.exponential(1.5, size=(n, *SHAPE)).astype(np.float32)
-    return [Evidence(residual, nll) for residual, nll in zip(residuals, nlls, strict=True)]
+    return [Evidence(residual, nll, EVERYWHERE) for residual, nll in zip(residuals, nlls, strict=True)]
 
 
 def calibration_of(scores: list[float], voxels: VoxelCalibration | None = None) -> Calibration:
@@ -124,7 +125,7 @@ def test_maps_are_in_the_unit_interval_whatever_the_evidence(settings: Detection
     voxels = calibrate_voxels(healthy_evidence(n), settings)
     generator = np.random.default_rng(3)
     for scale in (0.0, 1.0, 1e6):
-        evidence = Evidence(*(scale * generator.exponential(size=(2, *SHAPE))).astype(np.float32))
+        evidence = Evidence(*(scale * generator.exponential(size=(2, *SHAPE))).astype(np.float32), EVERYWHERE)
         found = voxels.map_of(evidence, settings)
         assert found.shape == SHAPE
         assert found.min() >= 0
@@ -187,16 +188,32 @@ def test_an_anomaly_stands_out_in_either_kind_of_evidence(kind: str) -> None:
     residual, nll = evidence.residual_SHW.copy(), evidence.nll_SHW.copy()
     residual[where] += 1.5 if kind != "nll" else 0
     nll[where] += 8 if kind != "residual" else 0
-    found = voxels.map_of(Evidence(residual, nll), STANDARDISED)
+    found = voxels.map_of(Evidence(residual, nll, EVERYWHERE), STANDARDISED)
     assert (found[where] > 0.5).mean() > 0.9
     assert (found[where] > before[where]).all()
     np.testing.assert_allclose(found[:, :, -1], before[:, :, -1], atol=0.01)
 
 
+def with_foreground(evidence: Evidence, foreground_SHW: np.ndarray) -> Evidence:
+    return Evidence(evidence.residual_SHW, evidence.nll_SHW, foreground_SHW)
+
+
+def test_where_neither_the_scan_nor_healthy_scans_show_anything_the_map_is_zero() -> None:
+    body = np.zeros(SHAPE, bool)
+    body[:, 3:9, 3:11] = True
+    voxels = calibrate_voxels([with_foreground(e, body) for e in healthy_evidence(8)], STANDARDISED)
+    odd = Evidence(np.full(SHAPE, 9, np.float32), np.full(SHAPE, 20, np.float32), np.zeros(SHAPE, bool))
+    assert (voxels.map_of(odd, STANDARDISED)[~body] == 0).all()
+    assert (voxels.map_of(odd, STANDARDISED)[body] > 0.5).all(), "what is missing here is still scored"
+    beside = np.zeros(SHAPE, bool)
+    beside[2, 0:2, 0:2] = True
+    assert (voxels.map_of(with_foreground(odd, beside), STANDARDISED)[beside] > 0.5).all(), "and what does not belong"
+
+
 def test_more_evidence_never_lowers_the_map() -> None:
     voxels = calibrate_voxels(healthy_evidence(5), STANDARDISED)
     evidence = healthy_evidence(1, seed=2)[0]
-    more = Evidence(evidence.residual_SHW + np.float32(0.2), evidence.nll_SHW + np.float32(0.5))
+    more = Evidence(evidence.residual_SHW + np.float32(0.2), evidence.nll_SHW + np.float32(0.5), EVERYWHERE)
     assert (voxels.map_of(more, STANDARDISED) >= voxels.map_of(evidence, STANDARDISED)).all()
 
 
@@ -222,7 +239,13 @@ def test_a_calibration_comes_back_exactly(settings: DetectionSettings) -> None:
 
 def test_json_and_arrays_hold_what_they_say() -> None:
     saved = calibration_of([2.0, 1.0], calibrate_voxels(healthy_evidence(3), STANDARDISED))
-    assert set(saved.arrays()) == {"residual_mean", "residual_spread", "nll_mean", "nll_spread"}
+    assert set(saved.arrays()) == {
+        "residual_mean",
+        "residual_spread",
+        "nll_mean",
+        "nll_spread",
+        "usual_foreground",
+    }
     values = saved.to_json()
     assert values["score_threshold_nats"] == 7.25
     assert values["restoration_threshold_nats"] == 5.125

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 from numpy.typing import NDArray
 
 from mendscan.config import PreparationSettings
@@ -26,12 +26,14 @@ class Prepared:
 
     Attributes:
         slices_SHW: Normalised intensities, slice axis first.
+        foreground_SHW: Where the scan shows something: all that it covers, less the background where the plan has one.
         grid: The way between the model grid and the scan's own.
         slice_axis: Which axis of the model grid comes first.
         intensity_scale: Scan intensity per unit of prepared intensity.
     """
 
     slices_SHW: SlicesSHW
+    foreground_SHW: Bool[np.ndarray, "S H W"]
     grid: Grid
     slice_axis: str
     intensity_scale: float
@@ -80,8 +82,13 @@ def prepare(volume: Volume, settings: PreparationSettings) -> Prepared:
     covered_XYZ = np.isfinite(model_XYZ)
     model_XYZ[~covered_XYZ] = darkest
     normalised_XYZ, scale = _RECIPES[settings.intensity](model_XYZ, covered_XYZ, settings, volume.name)
-    slices = np.moveaxis(normalised_XYZ, "XYZ".index(settings.slice_axis), 0)
-    return Prepared(np.ascontiguousarray(slices, dtype=np.float32), grid, settings.slice_axis, scale)
+    background_XYZ = model_XYZ <= foreground_threshold(model_XYZ, settings.background_below)
+    foreground_XYZ = covered_XYZ & ~background_XYZ if settings.background_below else covered_XYZ
+    slices, foreground = (
+        np.ascontiguousarray(np.moveaxis(values, "XYZ".index(settings.slice_axis), 0))
+        for values in (normalised_XYZ, foreground_XYZ)
+    )
+    return Prepared(slices, foreground, grid, settings.slice_axis, scale)
 
 
 def slice_positions(slices: int) -> Float32[np.ndarray, " S"]:

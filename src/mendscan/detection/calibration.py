@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 
 from mendscan.config import DetectionSettings
 from mendscan.detection.scoring import pooled_residual
@@ -15,6 +15,10 @@ from mendscan.detection.standardising import HealthyReference, leave_one_out, to
 from mendscan.shapes import MapSHW
 
 __all__ = ["Calibration", "CodeThresholds", "Evidence", "TailTable", "VoxelCalibration", "calibrate_voxels"]
+
+
+_USUALLY = 0.1
+"""A position belongs to the anatomy where this share of the healthy scans shows something."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Evidence:
     """Weighted residual of the restorations, in prepared intensities."""
     nll_SHW: Float32[np.ndarray, "S H W"]
     """Code NLL, in nats."""
+    foreground_SHW: Bool[np.ndarray, "S H W"]
+    """Where the scan shows something."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ class VoxelCalibration:
         nll: The same for the smoothed code NLL.
         residual_tail: Healthy tail of the standardised residual.
         nll_tail: The same for the code NLL.
+        usual_SHW: Share of the healthy scans that show something at each position; where neither they nor the scan do,
+            the map is 0.
         scale: The combined evidence, in nats, that the map shows as 0.5.
     """
 
@@ -90,17 +98,19 @@ class VoxelCalibration:
     nll: HealthyReference | None = None
     residual_tail: TailTable | None = None
     nll_tail: TailTable | None = None
+    usual_SHW: Float32[np.ndarray, "S H W"] | None = None
     scale: float = 1.0
 
     def map_of(self, evidence: Evidence, settings: DetectionSettings) -> MapSHW:
         """Return the anomaly map on the model grid, in [0, 1]."""
         if self.residual is None or self.nll is None or self.residual_tail is None or self.nll_tail is None:
             return _paper_map(evidence, settings)
+        scored_SHW = _scored(evidence.foreground_SHW, self.usual_SHW)
         combined = _combine(
             self.residual_tail(self.residual.standardised(evidence.residual_SHW)),
             self.nll_tail(self.nll.standardised(evidence.nll_SHW)),
         )
-        return to_unit_interval(combined, self.scale)
+        return to_unit_interval(np.where(scored_SHW, combined, 0.0), self.scale)
 
 
 @dataclass(frozen=True)
@@ -139,9 +149,9 @@ class Calibration:
         """Return the healthy means and spreads by name."""
         references = {"residual": self.voxels.residual, "nll": self.voxels.nll}
         found = {name: reference for name, reference in references.items() if reference is not None}
-        return {f"{name}_mean": r.mean_SHW for name, r in found.items()} | {
-            f"{name}_spread": r.spread_SHW for name, r in found.items()
-        }
+        usual = {} if self.voxels.usual_SHW is None else {"usual_foreground": self.voxels.usual_SHW}
+        means = {f"{name}_mean": reference.mean_SHW for name, reference in found.items()}
+        return usual | means | {f"{name}_spread": reference.spread_SHW for name, reference in found.items()}
 
     @classmethod
     def from_json(
@@ -167,6 +177,7 @@ class Calibration:
                 nll=reference("nll", settings.nll_sigma),
                 residual_tail=table("residual_tail"),
                 nll_tail=table("nll_tail"),
+                usual_SHW=arrays.get("usual_foreground"),
                 scale=values["map_scale_nats"],
             ),
         )
@@ -179,10 +190,14 @@ def calibrate_voxels(evidence: Sequence[Evidence], settings: DetectionSettings) 
         return VoxelCalibration(threshold=float(np.quantile(maps, settings.threshold_quantile)))
     residual, residual_NSHW = _reference(evidence, lambda e: e.residual_SHW, settings.residual_sigma)
     nll, nll_NSHW = _reference(evidence, lambda e: e.nll_SHW, settings.nll_sigma)
-    residual_tail, nll_tail = TailTable.of(residual_NSHW), TailTable.of(nll_NSHW)
-    combined = _combine(residual_tail(residual_NSHW), nll_tail(nll_NSHW))
+    foreground_NSHW = np.stack([each.foreground_SHW for each in evidence])
+    usual_SHW = foreground_NSHW.mean(axis=0, dtype=np.float32)
+    scored_NSHW = _scored(foreground_NSHW, usual_SHW)
+    residual_n, nll_n = residual_NSHW[scored_NSHW], nll_NSHW[scored_NSHW]
+    residual_tail, nll_tail = TailTable.of(residual_n), TailTable.of(nll_n)
+    combined = _combine(residual_tail(residual_n), nll_tail(nll_n))
     scale = max(float(np.quantile(combined, settings.threshold_quantile)), 1e-6)
-    return VoxelCalibration(0.5, residual, nll, residual_tail, nll_tail, scale)
+    return VoxelCalibration(0.5, residual, nll, residual_tail, nll_tail, usual_SHW, scale)
 
 
 def _reference(
@@ -194,6 +209,13 @@ def _reference(
     """
     maps_NSHW = np.stack([pick(each) for each in evidence])
     return HealthyReference.fit(maps_NSHW, sigma_voxels=sigma), leave_one_out(maps_NSHW, sigma_voxels=sigma)
+
+
+def _scored(
+    foreground: Bool[np.ndarray, "*N S H W"], usual_SHW: Float32[np.ndarray, "S H W"] | None
+) -> Bool[np.ndarray, "*N S H W"]:
+    """Return where a scan is scored: where it shows something, or healthy scans usually do (it may be missing here)."""
+    return foreground if usual_SHW is None else foreground | (usual_SHW >= _USUALLY)
 
 
 def _combine(first: Float[np.ndarray, "..."], second: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

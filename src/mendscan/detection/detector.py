@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from mendscan.cohort.preparing import Prepared, evenly_spaced, prepare
@@ -185,6 +185,7 @@ class Detector:
                 codes,
                 nll,
                 position,
+                prepared.foreground_SHW[at],
                 restorations=wanted,
                 threshold_nats=self.calibration.thresholds.restoration,
                 generator=scan_generator(volume.content_hash, seed),
@@ -226,6 +227,7 @@ def evidence_of(
     codes: Int[Tensor, "S h w"],
     nll: Float[Tensor, "S h w"],
     position: Float[Tensor, " S"],
+    foreground: Bool[np.ndarray, "S H W"],
     *,
     restorations: int,
     threshold_nats: float,
@@ -236,7 +238,7 @@ def evidence_of(
         slices, codes, position, restorations=restorations, threshold_nats=threshold_nats, generator=generator
     )
     upsampled = nll_map(nll.cpu().numpy(), downsampling=networks.settings.vqvae.downsampling)
-    return Evidence(residual.cpu().numpy(), upsampled), restored.cpu().numpy()
+    return Evidence(residual.cpu().numpy(), upsampled, foreground), restored.cpu().numpy()
 
 
 def scan_generator(content_hash: str, seed: int) -> torch.Generator:

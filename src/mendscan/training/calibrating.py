@@ -31,6 +31,7 @@ class _EncodedScan:
     codes: torch.Tensor
     nll: torch.Tensor
     position: torch.Tensor
+    foreground: np.ndarray
     content_hash: str
 
 
@@ -65,7 +66,14 @@ def _encode(networks: Networks, path: Path) -> _EncodedScan:
     slices = torch.from_numpy(prepared.slices_SHW[at]).to(networks.device)
     position = torch.from_numpy(prepared.positions_S[at]).to(networks.device)
     codes, nll = networks.codes_and_nll(slices, position)
-    return _EncodedScan(slices.cpu(), codes.cpu(), nll.cpu(), position.cpu(), volume.content_hash)
+    return _EncodedScan(
+        slices=slices.cpu(),
+        codes=codes.cpu(),
+        nll=nll.cpu(),
+        position=position.cpu(),
+        foreground=prepared.foreground_SHW[at],
+        content_hash=volume.content_hash,
+    )
 
 
 def _restore_all(
@@ -119,6 +127,7 @@ def _evidence_of_scan(scan: _EncodedScan, threshold_nats: float) -> Evidence:
         scan.codes.to(device),
         scan.nll.to(device),
         scan.position.to(device),
+        scan.foreground,
         restorations=networks.settings.detection.calibration_restorations,
         threshold_nats=threshold_nats,
         generator=scan_generator(scan.content_hash, networks.settings.seed),

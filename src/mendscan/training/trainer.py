@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from mendscan.cohort.fingerprint import ScanFacts, fingerprint
 from mendscan.cohort.planning import Decision, Plan, plan_auto, plan_preset
 from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort, split_by_content
 from mendscan.config import PRESETS, Settings, override, parse_settings
+from mendscan.detection.calibration import Calibration
 from mendscan.detection.detector import Networks, choose_device
 from mendscan.errors import CohortError, ModelError, SettingsError
 from mendscan.models.bundle import load_bundle, save_bundle
@@ -39,7 +40,7 @@ from mendscan.training.stages import (
 )
 from mendscan.training.timing import steps_for
 from mendscan.volumes.reading import find_scans
-from mendscan.volumes.writing import write_json
+from mendscan.volumes.writing import make_folder, write_json
 
 __all__ = ["TrainingSummary", "train"]
 
@@ -73,7 +74,7 @@ def train(
     resume: bool = False,
     assignments: Sequence[str] = (),
     progress: Progress | None = None,
-    on_plan: Any = None,
+    on_plan: Callable[[Plan], None] | None = None,
 ) -> TrainingSummary:
     """Train a detector on healthy scans.
 
@@ -100,18 +101,16 @@ def train(
         Interrupted: If it was stopped; it can be resumed.
     """
     progress = progress or Silent()
-    folder = Path(model)
-    target = choose_device(device)
+    folder, target = Path(model), choose_device(device)
     _check_request(folder, preset=preset, minutes=minutes, steps=steps, resume=resume, assignments=assignments)
     paths, facts = measure_cohort(find_scans(healthy), progress)
-    work = folder / "work"
+    hashes = [fact.content_hash for fact in facts]
     if resume:
-        plan = _resumed_plan(work, facts)
+        plan = _resumed_plan(folder / "work", facts)
     else:
         plan = _new_plan(preset, facts, seed=seed, assignments=assignments, device=target)
-        work.mkdir(parents=True, exist_ok=True)
-    hashes = [fact.content_hash for fact in facts]
     split = split_by_content(hashes, plan.settings)
+    work = make_folder(folder / "work")
     store = prepare_cohort(paths, hashes, plan.settings, work, progress)
     if plan.settings.training.steps is None:
         plan = _with_steps(plan, steps or _timed_steps(plan.settings, store, split, minutes, target, progress))
@@ -119,18 +118,27 @@ def train(
         write_json(work / "plan.json", {**plan.to_json(), "hashes": sorted(hashes)})
     if on_plan is not None:
         on_plan(plan)
-    started = time.monotonic()
-    log = MetricsLog(folder / "metrics.jsonl")
+    started, log = time.monotonic(), MetricsLog(folder / "metrics.jsonl")
     with stop_requests() as stop:
         networks = _train_networks(plan.settings, store, split, target, StageFolder(work, log, progress, stop))
     by_hash = dict(zip(hashes, paths, strict=True))
     calibration = calibrate(networks, [by_hash[content] for content in split.calibration], progress)
-    figures = _last_figures(log.entries()) | {
+    figures = _save_model(folder, plan, split, networks, calibration, log)
+    shutil.rmtree(work)
+    return TrainingSummary(folder, plan, figures | {"seconds": time.monotonic() - started})
+
+
+def _save_model(
+    folder: Path, plan: Plan, split: Split, networks: Networks, calibration: Calibration, log: MetricsLog
+) -> dict[str, float]:
+    """Write the model folder, read it back, and return the figures of its card."""
+    entries = log.entries()
+    figures = _last_figures(entries) | {
         "steps": float(sum(stage_steps(plan.settings))),
         "score_threshold_nats": calibration.thresholds.score,
         "restoration_threshold_nats": calibration.thresholds.restoration,
     }
-    draw_curves(log.entries(), folder / "curves.png")
+    draw_curves(entries, folder / "curves.png")
     save_bundle(
         folder,
         settings=plan.settings,
@@ -143,8 +151,7 @@ def train(
         card=model_card(plan, split, figures),
     )
     load_bundle(folder)
-    shutil.rmtree(work)
-    return TrainingSummary(folder, plan, figures | {"seconds": time.monotonic() - started})
+    return figures
 
 
 def _train_networks(
