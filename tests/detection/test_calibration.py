@@ -170,6 +170,7 @@ def test_the_healthy_threshold_is_one_half_and_a_quantile_of_scans_that_were_lef
             HealthyReference.fit(np.stack([e.nll_SHW for e in others]), sigma_voxels=1.5),
             voxels.residual_tail,
             voxels.nll_tail,
+            voxels.usual_SHW,
             voxels.scale,
         )
         above.append(without.map_of(left_out, STANDARDISED) > 0.5)

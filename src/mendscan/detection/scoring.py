@@ -66,7 +66,7 @@ def weigh_restorations(
 
     Example:
         >>> y = torch.zeros(1, 2)
-        >>> weigh_restorations(y, torch.tensor([[[0.1, 0.1]], [[5.0, 5.0]]]), temperature=3).residual_HW
+        >>> weigh_restorations(y, torch.tensor([[[0.1, 0.1]], [[5.0, 5.0]]]), temperature=3.0).residual_HW
         tensor([[0.1000, 0.1000]])
     """
     apart_RHW = (slice_HW - restorations_RHW).abs()
