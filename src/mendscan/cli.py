@@ -208,7 +208,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; must not exist or be empty.")] = Path(
         "demo"
     ),
-    minutes: Annotated[float, typer.Option(help="Training time.")] = 4.0,
+    minutes: Annotated[float, typer.Option(help="Training time.")] = 6.0,
 ) -> None:
     """Show the main job on a simulated cohort: simulate, train, detect, evaluate, through these same commands.
 

@@ -17,7 +17,7 @@ RESTORATIONS = 3
 RADIUS_MM = (10.0, 18.0)
 
 
-def run_demo(folder: Path, *, minutes: float = 4.0, seed: int = 0) -> None:
+def run_demo(folder: Path, *, minutes: float = 6.0, seed: int = 0) -> None:
     """Simulate healthy brains, train on them, and find labelled anomalies in brains never seen.
 
     Args:
