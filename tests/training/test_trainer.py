@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mendscan
-from mendscan.errors import CohortError, Interrupted, ModelError
+from mendscan.errors import CohortError, Interrupted, ModelError, SettingsError
 from mendscan.training.interrupts import StopRequest
 from training.conftest import SMALL, write_phantoms
 
@@ -88,7 +88,9 @@ def test_stopped_and_resumed_equals_uninterrupted(
     with pytest.raises(Interrupted, match="resume"):
         train(healthy, folder, assignments=SMALL, progress=StopAt(stage, step))
     assert not (folder / "manifest.json").exists()
-    train(healthy, folder, steps=None, resume=True)
+    with pytest.raises(SettingsError, match="keeps its settings"):
+        train(healthy, folder, steps=41, resume=True)
+    train(healthy, folder, assignments=SMALL, resume=True)
     assert digests(folder) == digests(model)
 
 

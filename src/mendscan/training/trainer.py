@@ -102,11 +102,11 @@ def train(
     """
     progress = progress or Silent()
     folder, target = Path(model), choose_device(device)
-    _check_request(folder, preset=preset, minutes=minutes, steps=steps, resume=resume, assignments=assignments)
+    _check_request(folder, preset=preset, minutes=minutes, steps=steps, resume=resume)
     paths, facts = measure_cohort(find_scans(healthy), progress)
     hashes = [fact.content_hash for fact in facts]
     if resume:
-        plan = _resumed_plan(folder / "work", facts)
+        plan = _resumed_plan(folder / "work", facts, steps=steps, assignments=assignments)
     else:
         plan = _new_plan(preset, facts, seed=seed, assignments=assignments, device=target)
     split = split_by_content(hashes, plan.settings)
@@ -212,7 +212,6 @@ def _check_request(
     minutes: float | None,
     steps: int | None,
     resume: bool,
-    assignments: Sequence[str],
 ) -> None:
     if preset != "auto" and preset not in PRESETS:
         raise SettingsError("unknown preset", where=f"--preset {preset}", expected=f"auto, {', '.join(PRESETS)}")
@@ -225,10 +224,6 @@ def _check_request(
     started = (folder / "work" / "plan.json").is_file()
     if resume and not started:
         raise ModelError("nothing to resume", where=folder, code="E_RESUME", remedy="train without --resume")
-    if resume and (assignments or steps):
-        raise SettingsError(
-            "a resumed training keeps its settings", where="--resume", remedy="leave --set and --steps out"
-        )
     if not resume and (folder / "manifest.json").exists():
         raise ModelError("there is a model already", where=folder, code="E_EXISTS", remedy="name another folder")
     if not resume and started:
@@ -251,7 +246,7 @@ def _new_plan(
     return Plan(plan.fingerprint, plan.decisions + chosen, settings)
 
 
-def _resumed_plan(work: Path, facts: Sequence[ScanFacts]) -> Plan:
+def _resumed_plan(work: Path, facts: Sequence[ScanFacts], *, steps: int | None, assignments: Sequence[str]) -> Plan:
     saved = json.loads((work / "plan.json").read_text(encoding="utf-8"))
     now = sorted(fact.content_hash for fact in facts)
     if now != saved["hashes"]:
@@ -264,6 +259,14 @@ def _resumed_plan(work: Path, facts: Sequence[ScanFacts]) -> Plan:
             remedy="give the same scans, or train anew in another folder",
         )
     settings = parse_settings(saved["settings"], where=work / "plan.json")
+    asked = override(settings, [*assignments, *([f"training.steps={steps}"] if steps else [])])
+    if asked != settings:
+        raise SettingsError(
+            "a resumed training keeps its settings",
+            where="--resume",
+            code="E_RESUME_SETTINGS",
+            remedy="give --steps and --set as they were, or leave them out",
+        )
     return Plan(fingerprint(facts), tuple(Decision(**d) for d in saved["decisions"]), settings)
 
 
