@@ -126,8 +126,7 @@ class Calibration:
         """Return the conformal p-value of a scan's score: (1 + #{s_cal >= s}) / (n + 1).
 
         Valid in finite samples if the scan is exchangeable with the calibration scans; never below 1 / (n + 1).  λ_s is
-        learnt from the same scans, which makes that an approximation, though a close one: it is one number of millions
-        of codes.
+        learnt from the same scans, which makes that an approximation: it is one number, learnt from all their codes.
         """
         at_least = sum(healthy >= score for healthy in self.healthy_scores)
         return (1 + at_least) / (len(self.healthy_scores) + 1)

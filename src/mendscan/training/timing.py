@@ -11,7 +11,7 @@ import torch
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.training.loop import make_optimiser, train_steps
-from mendscan.training.stages import CodeData, SliceData, encode_views, prior_loss, vqvae_loss
+from mendscan.training.stages import SliceData, encode_views, prior_loss, vqvae_loss
 
 __all__ = ["steps_for"]
 
@@ -34,14 +34,13 @@ def steps_for(seconds: float, vqvae: VQVAE, prior: PixelSNAIL, data: SliceData) 
     started = time.perf_counter()
     codes = encode_views(vqvae, sample, 2, lambda _: None)
     encoding = (time.perf_counter() - started) / (2 * len(sample)) * len(data) * settings.prior_views
+    loss_of_prior = prior_loss(prior, codes, data.settings)
     per_vqvae = _seconds_per_step(vqvae.train(), settings.learning_rate_vqvae, vqvae_loss(vqvae, data, 10**6), data)
-    per_prior = _seconds_per_step(prior.train(), settings.learning_rate_prior, _prior_loss(prior, codes, data), data)
+    per_prior = _seconds_per_step(
+        prior.train(), settings.learning_rate_prior, prior_loss(prior, codes, data.settings), data
+    )
     mean = settings.vqvae_share * per_vqvae + (1 - settings.vqvae_share) * per_prior
     return max(20, int((seconds - min(encoding, 0.3 * seconds)) / (mean * _OVERHEAD)))
-
-
-def _prior_loss(prior: PixelSNAIL, codes: CodeData, data: SliceData) -> Callable[[int], dict[str, torch.Tensor]]:
-    return prior_loss(prior, codes, data.settings)
 
 
 def _seconds_per_step(
