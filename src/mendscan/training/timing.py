@@ -34,7 +34,6 @@ def steps_for(seconds: float, vqvae: VQVAE, prior: PixelSNAIL, data: SliceData) 
     started = time.perf_counter()
     codes = encode_views(vqvae, sample, 2, lambda _: None)
     encoding = (time.perf_counter() - started) / (2 * len(sample)) * len(data) * settings.prior_views
-    loss_of_prior = prior_loss(prior, codes, data.settings)
     per_vqvae = _seconds_per_step(vqvae.train(), settings.learning_rate_vqvae, vqvae_loss(vqvae, data, 10**6), data)
     per_prior = _seconds_per_step(
         prior.train(), settings.learning_rate_prior, prior_loss(prior, codes, data.settings), data
