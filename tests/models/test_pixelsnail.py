@@ -11,15 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, one_hot
 
 from mendscan.config import PRESETS, PriorSettings
-from mendscan.models.pixelsnail import (
-    CausalAttention,
-    CausalBlock,
-    CodeConv,
-    MaskedConv,
-    PixelSNAIL,
-    SnailBlock,
-    WeightNormConv,
-)
+from mendscan.models.attention import CausalAttention
+from mendscan.models.causal import CausalBlock, WeightNormConv
+from mendscan.models.masked import CodeConv, MaskedConv
+from mendscan.models.pixelsnail import PixelSNAIL, SnailBlock
 
 K, HEIGHT, WIDTH = 5, 4, 6
 POSITIONS = HEIGHT * WIDTH

@@ -3,8 +3,10 @@
 The random number of every (restoration, position) is drawn beforehand, so that the restored grid is a *function* of
 (codes, uniforms), and every schedule that respects the order gives the same codes:
 
-- `restore_sequentially` is the definition: position by position, each after all before it;
-- `restore_by_fixed_point` re-evaluates whole grids until nothing changes, in a few passes instead of one per position.
+- `restore_sequentially` is the definition: position by position, each after all before it, a whole pass for each;
+- `restore_by_fixed_point` re-evaluates whole grids until nothing changes: for priors known only as a function;
+- `restore_incrementally` is what is used: every activation of every position once, and once for all restorations of a
+  slice that share their codes so far.
 
 The fixed point is the sequential answer: position 0 depends on nothing, so it is right after one pass; if all positions
 before i are right, one more pass makes i right and later passes repeat it; and a grid that a pass does not change is
@@ -14,13 +16,24 @@ therefore right everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-__all__ = ["Prior", "draw_uniforms", "restore_by_fixed_point", "restore_sequentially"]
+from mendscan.models.memory import Memory
+from mendscan.models.pixelsnail import PixelSNAIL
+
+__all__ = [
+    "Prior",
+    "Restored",
+    "draw_uniforms",
+    "restore_by_fixed_point",
+    "restore_incrementally",
+    "restore_sequentially",
+]
 
 Prior = Callable[[Int[Tensor, "B h w"], Float[Tensor, " B"]], Float[Tensor, "B K h w"]]
 """Logits of every code given those before it in raster order, and the slice coordinate."""
@@ -34,6 +47,16 @@ def draw_uniforms(
     The first restorations are the same however many are drawn.
     """
     return torch.rand(restorations, slices, *latent_shape, generator=generator, dtype=torch.float64)
+
+
+class Restored(NamedTuple):
+    """Restored codes, and how much work they were."""
+
+    codes_RShw: Int[Tensor, "R S h w"]
+    positions: int
+    """Positions evaluated, over all state rows: the number of distinct prefixes of codes."""
+    rows: int
+    """State rows at the end: the number of distinct grids, but for their last code."""
 
 
 @torch.no_grad()
@@ -133,6 +156,111 @@ def _first_pass(
     return rearrange(restored_RShw, "R S h w -> (R S) h w")
 
 
+@torch.no_grad()
+def restore_incrementally(
+    prior: PixelSNAIL,
+    codes_Shw: Int[Tensor, "S h w"],
+    position_S: Float[Tensor, " S"],
+    uniforms_RShw: Float64[Tensor, "R S h w"],
+    *,
+    threshold_nats: float,
+    arithmetic: torch.dtype | None = None,
+) -> Restored:
+    """Restore every slice R times, evaluating every distinct prefix of codes once.
+
+    The same codes as `restore_sequentially` for the same uniforms; in float32 a code may differ where a uniform lies
+    within rounding of a step of the distribution, or an NLL within rounding of λ_p.
+
+    Each slice starts as one *state row*.  Where its restorations draw different codes, the first group of equals keeps
+    the row and the others go on in copies.  A slice without an unlikely code is one row to the end.
+
+    Args:
+        prior: The autoregressive prior.
+        codes_Shw: Codes of slices.
+        position_S: Slice coordinate of each.
+        uniforms_RShw: The number that decides each sample, on the CPU.
+        threshold_nats: λ_p.
+        arithmetic: bfloat16 for faster products that are no longer exact; None for the prior's own type.
+
+    Returns:
+        The restored codes, and how much work they were.
+    """
+    restorations, slices, height, width = uniforms_RShw.shape
+    memory = Memory(restorations * slices, device=codes_Shw.device, dtype=position_S.dtype, arithmetic=arithmetic)
+    steps = prior.incremental(memory, height, width)
+    steps.begin(position_S)
+    restored_RShw = torch.empty(uniforms_RShw.shape, dtype=codes_Shw.dtype)
+    original_Shw = codes_Shw.cpu()
+    # Which state row each restoration of each slice is in, and which slice each state row belongs to.
+    row_of_RS = torch.arange(slices).expand(restorations, slices).contiguous()
+    slice_of_n = torch.arange(slices)
+    evaluated = 0
+    for row in range(height):
+        steps.begin_row(row)
+        for column in range(width):
+            logits_nK = steps.step(row, column)
+            evaluated += memory.rows
+            codes_RS = _decide(
+                logits_nK,
+                original_Shw[:, row, column],
+                slice_of_n,
+                row_of_RS,
+                uniforms_RShw[..., row, column],
+                threshold_nats,
+            )
+            restored_RShw[..., row, column] = codes_RS
+            parents_N = _split(row_of_RS, codes_RS, memory.rows)
+            memory.fork(parents_N.to(memory.device))
+            slice_of_n = torch.cat([slice_of_n, slice_of_n[parents_N]])
+            decided_n = torch.empty(memory.rows, dtype=torch.long).index_put_(
+                (row_of_RS.flatten(),), codes_RS.flatten()
+            )
+            steps.write(row, column, decided_n.to(memory.device))
+    return Restored(restored_RShw.to(codes_Shw.device), evaluated, memory.rows)
+
+
+def _decide(
+    logits_nK: Float[Tensor, "n K"],
+    original_S: Int[Tensor, " S"],
+    slice_of_n: Int[Tensor, " n"],
+    row_of_RS: Int[Tensor, "R S"],
+    uniforms_RS: Float64[Tensor, "R S"],
+    threshold_nats: float,
+) -> Int[Tensor, "R S"]:
+    """Return the code of every restoration at one position: the original, or a sample where that is unlikely."""
+    log_p_nK = torch.log_softmax(logits_nK, dim=1)
+    nll_n = -log_p_nK.gather(1, original_S[slice_of_n].to(log_p_nK.device)[:, None])[:, 0]
+    unlikely_n = (nll_n > threshold_nats).cpu()
+    codes_RS = original_S.expand_as(row_of_RS).clone()
+    if unlikely_n.any():
+        unlikely_RS = unlikely_n[row_of_RS]
+        log_p_UK = log_p_nK[unlikely_n.to(log_p_nK.device)].cpu()
+        which_n = unlikely_n.cumsum(0) - 1
+        codes_RS[unlikely_RS] = _sample(log_p_UK[which_n[row_of_RS[unlikely_RS]]], uniforms_RS[unlikely_RS])
+    return codes_RS
+
+
+def _split(row_of_RS: Int[Tensor, "R S"], codes_RS: Int[Tensor, "R S"], rows: int) -> Int[Tensor, " N"]:
+    """Give restorations that left the others of their state row a new one, in place; return the parents of these.
+
+    New rows are counted from `rows` on.  In each row, those that agree with its first restoration stay.
+    """
+    restorations = len(row_of_RS)
+    order = rearrange(row_of_RS, "R S -> (S R)"), rearrange(codes_RS, "R S -> (S R)")
+    key = order[0] * (int(codes_RS.max()) + 1) + order[1]
+    distinct, group = torch.unique(key, return_inverse=True)
+    if len(distinct) == rows:
+        return torch.empty(0, dtype=torch.long)
+    index = torch.arange(len(key))
+    first_of_group = torch.full((len(distinct),), len(key)).scatter_reduce(0, group, index, "amin")
+    row_of_group = order[0][first_of_group]
+    first_of_row = torch.full((rows,), len(key)).scatter_reduce(0, row_of_group, first_of_group, "amin")
+    leaves = first_of_group != first_of_row[row_of_group]
+    new_row = torch.where(leaves, rows + leaves.cumsum(0) - 1, row_of_group)
+    row_of_RS.copy_(rearrange(new_row[group], "(S R) -> R S", R=restorations))
+    return row_of_group[leaves]
+
+
 def _replace_unlikely(
     logits_BKhw: Float[Tensor, "B K h w"],
     codes_Bhw: Int[Tensor, "B h w"],
@@ -145,7 +273,12 @@ def _replace_unlikely(
     unlikely_Bhw = nll_Bhw > threshold_nats
     # On the CPU in float64 on every device, so that the same uniforms draw the same codes.
     log_p_NK = rearrange(log_p_BKhw, "B K h w -> B h w K")[unlikely_Bhw].cpu()
-    cdf_NK = log_p_NK.double().exp().cumsum(dim=1)
-    aim_N = uniforms_Bhw[unlikely_Bhw.cpu()] * cdf_NK[:, -1]
-    drawn_N = torch.searchsorted(cdf_NK, aim_N[:, None], right=True)[:, 0].clamp_max(cdf_NK.shape[1] - 1)
+    drawn_N = _sample(log_p_NK, uniforms_Bhw[unlikely_Bhw.cpu()])
     return codes_Bhw.masked_scatter(unlikely_Bhw, drawn_N.to(codes_Bhw.device))
+
+
+def _sample(log_p_NK: Float[Tensor, "N K"], uniforms_N: Float64[Tensor, " N"]) -> Int[Tensor, " N"]:
+    """Draw one code per distribution, by inverse CDF in float64."""
+    cdf_NK = log_p_NK.double().exp().cumsum(dim=1)
+    aim_N = uniforms_N * cdf_NK[:, -1]
+    return torch.searchsorted(cdf_NK, aim_N[:, None], right=True)[:, 0].clamp_max(cdf_NK.shape[1] - 1)

@@ -8,159 +8,25 @@ left and above.  Causal attention then reaches everything before i.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, cross_entropy, elu, embedding_bag, glu, pad, scaled_dot_product_attention
+from torch.nn.functional import cross_entropy, elu, pad
 
 from mendscan.config import PriorSettings
-from mendscan.models.blocks import position_plane
+from mendscan.models.attention import CausalAttention
+from mendscan.models.causal import CausalBlock, CausalLayer, WeightNormConv
+from mendscan.models.masked import CodeConv, MaskedConv
+from mendscan.models.memory import Memory
+from mendscan.models.products import Product
 
-__all__ = ["PixelSNAIL"]
-
-
-class WeightNormConv(nn.Module):
-    """A convolution whose weight is g · v / ‖v‖ per output channel (Salimans & Kingma 2016), without padding."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int]) -> None:
-        super().__init__()
-        plain = nn.Conv2d(inputs, outputs, kernel)
-        self.direction = nn.Parameter(plain.weight.detach().clone())
-        self.gain = nn.Parameter(_norms(self.direction.detach()))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
-        """Convolve; the caller pads, and thereby decides what is seen."""
-        return conv2d(x, self.direction * (self.gain / _norms(self.direction)), self.bias)
+__all__ = ["PixelSNAIL", "PriorSteps"]
 
 
-def _norms(weight: Tensor) -> Tensor:
-    return weight.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
-
-
-class CodeConv(nn.Module):
-    """A 7×7 convolution of the one-hot codes that sees only what comes before: the first layer.
-
-    Computed as a sum of weight rows, one per earlier neighbour, which equals the convolution and skips its zeros.
-    """
-
-    offsets_T2: Tensor
-
-    def __init__(self, codes: int, channels: int, kernel: int = 7) -> None:
-        super().__init__()
-        self.codes, self.reach = codes, kernel // 2
-        before = (kernel * kernel) // 2
-        offsets = [divmod(tap, kernel) for tap in range(before)]
-        self.register_buffer("offsets_T2", torch.tensor(offsets), persistent=False)
-        self.weight_TKC = nn.Parameter(torch.randn(before, codes, channels) / before**0.5)
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, codes_Bhw: Int[Tensor, "B h w"]) -> Float[Tensor, "B C h w"]:
-        """Return the first activations; those at (0, 0) are the bias."""
-        batch, height, width = codes_Bhw.shape
-        taps = len(self.offsets_T2)
-        outside = self.codes
-        padded = pad(codes_Bhw, (self.reach, self.reach, self.reach, 0), value=outside)
-        rows_Thw = torch.stack(
-            [padded[:, dy : dy + height, dx : dx + width] for dy, dx in self.offsets_T2.tolist()], dim=-1
-        )
-        # Row `codes` of every tap is the zero vector of a neighbour outside the grid.
-        table = pad(self.weight_TKC, (0, 0, 0, 1)).flatten(0, 1)
-        index = rows_Thw + torch.arange(taps, device=codes_Bhw.device) * (self.codes + 1)
-        summed = embedding_bag(rearrange(index, "B h w T -> (B h w) T"), table, mode="sum")
-        return rearrange(summed + self.bias, "(B h w) C -> B C h w", B=batch, h=height, w=width)
-
-
-class CausalBlock(nn.Module):
-    """A gated residual block that sees its own row and the one above: to both sides, or to the left only.
-
-    Used with `to_the_right` in the vertical stack (2×3) and without in the horizontal stack (2×2), and with a 1×1
-    kernel around the attention.  The slice coordinate is one more input channel where `conditioned`.
-
-    Args:
-        channels: C.
-        kernel: (rows, columns).
-        conditioned: Whether the slice coordinate enters.
-        aux_channels: Width of a second input that is added after the first convolution; None for none.
-        dropout: Probability with which a whole channel is dropped in training.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        kernel: tuple[int, int],
-        *,
-        conditioned: bool = False,
-        aux_channels: int | None = None,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        rows, columns = kernel
-        # (left, right, top, bottom): an even number of columns looks to the left only.
-        self.padding = (columns // 2, (columns - 1) // 2, rows - 1, 0)
-        self.conv1 = WeightNormConv(channels + conditioned, channels, kernel)
-        self.aux = None if aux_channels is None else WeightNormConv(aux_channels, channels, (1, 1))
-        self.dropout = nn.Dropout2d(dropout)
-        self.conv2 = WeightNormConv(channels, 2 * channels, kernel)
-        self.conditioned = conditioned
-
-    def forward(
-        self, x: Float[Tensor, "B C h w"], position_B: Float[Tensor, " B"], aux: Float[Tensor, "B D h w"] | None = None
-    ) -> Float[Tensor, "B C h w"]:
-        """Return the input plus its gated change."""
-        seen = torch.cat([x, position_plane(position_B, like=x)], dim=1) if self.conditioned else x
-        hidden = self.conv1(pad(elu(seen), self.padding))
-        if self.aux is not None and aux is not None:
-            hidden = hidden + self.aux(elu(aux))
-        hidden = self.conv2(pad(self.dropout(elu(hidden)), self.padding))
-        return x + glu(hidden, dim=1)
-
-
-class MaskedConv(nn.Module):
-    """A strided convolution that sees what comes before and the position itself ("type B" of PixelCNN)."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.kernel, self.stride = kernel, stride
-        seen = (kernel * kernel) // 2 + 1
-        self.weight_taps = nn.Parameter(torch.randn(outputs, inputs, seen) / (inputs * seen) ** 0.5)
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D h2 w2"]:
-        """Return one output per `stride` × `stride` positions, at their upper left one."""
-        k = self.kernel
-        weight = rearrange(pad(self.weight_taps, (0, k * k // 2)), "o i (y x) -> o i y x", y=k, x=k)
-        return conv2d(x, weight, self.bias, stride=self.stride, padding=k // 2)
-
-
-class CausalAttention(nn.Module):
-    """One head of attention in which a position sees those strictly before it; the first sees nothing, and gets 0."""
-
-    def __init__(self, channels: int, *, key_channels: int, value_channels: int) -> None:
-        super().__init__()
-        self.query_block, self.query = CausalBlock(channels, (1, 1)), WeightNormConv(channels, key_channels, (1, 1))
-        self.key_block, self.key = CausalBlock(channels, (1, 1)), WeightNormConv(channels, key_channels, (1, 1))
-        self.value_block, self.value = CausalBlock(channels, (1, 1)), WeightNormConv(channels, value_channels, (1, 1))
-
-    def forward(
-        self, seeking: Float[Tensor, "B C h w"], seen: Float[Tensor, "B C h w"], position_B: Float[Tensor, " B"]
-    ) -> Float[Tensor, "B V h w"]:
-        """Attend from `seeking` to `seen`."""
-        query = self._sequence(self.query(self.query_block(seeking, position_B)))
-        key = self._sequence(self.key(self.key_block(seen, position_B)))
-        value = self._sequence(self.value(self.value_block(seen, position_B)))
-        # Query i against keys 0 … i-1 is query i-1 of the shortened sequences against keys 0 … i-1.
-        found = scaled_dot_product_attention(query[:, :, 1:], key[:, :, :-1], value[:, :, :-1], is_causal=True)
-        height, width = seeking.shape[-2:]
-        return rearrange(pad(found, (0, 0, 1, 0)), "B 1 (h w) V -> B V h w", h=height, w=width)
-
-    @staticmethod
-    def _sequence(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 1 n C"]:
-        return rearrange(x, "B C h w -> B 1 (h w) C")
-
-
-class SnailBlock(nn.Module):
+class SnailBlock(CausalLayer):
     """`layers_per_block` pairs of vertical and horizontal blocks, then causal attention over what they found."""
 
     def __init__(self, settings: PriorSettings) -> None:
@@ -186,7 +52,7 @@ class SnailBlock(nn.Module):
     ) -> Float[Tensor, "B C h w"]:
         """Return the activations of the horizontal stack, enriched by attention."""
         above, left = x, x
-        for vertical, horizontal in zip(self.vertical, self.horizontal, strict=True):
+        for vertical, horizontal in self.pairs():
             above = vertical(above, position_B)
             left = horizontal(left, position_B, _down_one_row(above))
         seen = elu(self.gather_seen(torch.cat([x, left, places], dim=1)))
@@ -194,12 +60,70 @@ class SnailBlock(nn.Module):
         found = self.spread(elu(self.attention(seeking, seen, position_B)))
         return self.merge(left, position_B, found)
 
+    def pairs(self) -> list[tuple[CausalBlock, CausalBlock]]:
+        """Return the layers of the two stacks, pair by pair."""
+        return cast("list[tuple[CausalBlock, CausalBlock]]", list(zip(self.vertical, self.horizontal, strict=True)))
+
+    def incremental(self, memory: Memory, places_2hw: Float[Tensor, "2 h w"]) -> SnailSteps:
+        """Return the incremental form for a grid with the given `places`."""
+        return SnailSteps(self, memory, places_2hw)
+
+
+class SnailSteps:
+    """A `SnailBlock`: the vertical stack by whole rows, the rest position by position."""
+
+    def __init__(self, block: SnailBlock, memory: Memory, places_2hw: Float[Tensor, "2 h w"]) -> None:
+        height, width = places_2hw.shape[1:]
+        channels, step = block.spread.weight.shape[1:3]
+        self._memory, self._step, self._across = memory, step, width // step
+        self._pairs = [
+            (vertical.incremental(memory, width), horizontal.incremental(memory, width))
+            for vertical, horizontal in block.pairs()
+        ]
+        self._gather_seen = block.gather_seen.incremental(memory, places_2hw)
+        self._gather_seeking = block.gather_seeking.incremental(memory, places_2hw)
+        self._attention = block.attention.incremental(memory, (height // step) * self._across)
+        spread = rearrange(block.spread.weight, "V C y x -> (y x C) V")
+        self._spread = Product(spread, repeat(cast("Tensor", block.spread.bias), "C -> (yx C)", yx=step * step), memory)
+        self._merge = block.merge.incremental(memory, width)
+        self._row = memory.keep(width, channels)
+        self._found = memory.keep(step, width, channels)
+
+    def begin_row(self, row: int, coordinate_n: Float[Tensor, " n"]) -> None:
+        """Compute all that looks up from a row, now that the one above is complete."""
+        above = self._row[: self._memory.rows]
+        for vertical, horizontal in self._pairs:
+            above = torch.zeros_like(above) if row == 0 else vertical.row(row - 1, above, coordinate_n)
+            horizontal.begin_row(row, coordinate_n, above)
+        self._gather_seen.begin_row(row)
+        self._gather_seeking.begin_row(row)
+
+    def step(self, row: int, column: int, x_nC: Float[Tensor, "n C"]) -> Float[Tensor, "n C"]:
+        """Return the output of a position."""
+        self._row[: self._memory.rows, column] = x_nC
+        left = x_nC
+        for _, horizontal in self._pairs:
+            left = horizontal.step(column, left)
+        seen = self._gather_seen.step(row, column, x_nC, left)
+        seeking = self._gather_seeking.step(row, column, left)
+        found = self._found[: self._memory.rows]
+        if seen is not None and seeking is not None:
+            found[:, :, column : column + self._step] = self._look_up(row, column, elu(seeking), elu(seen))
+        return self._merge.step(left, found[:, row % self._step, column])
+
+    def _look_up(self, row: int, column: int, seeking_nC: Tensor, seen_nC: Tensor) -> Float[Tensor, "n y x C"]:
+        """Attend once for `step` × `step` positions."""
+        index = (row // self._step) * self._across + column // self._step
+        spread = self._spread(elu(self._attention.step(index, seeking_nC, seen_nC)))
+        merged = self._merge.aux(rearrange(spread, "n (yx C) -> (n yx) C", yx=self._step**2))
+        return rearrange(merged, "(n y x) C -> n y x C", y=self._step, x=self._step)
+
 
 def _down_one_row(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
     return pad(x[:, :, :-1], (0, 0, 1, 0))
 
 
-class PixelSNAIL(nn.Module):
+class PixelSNAIL(CausalLayer):
     """The prior.
 
     Unlike the paper's implementation, future keys are hidden from the attention by −∞ instead of a large number, so
@@ -226,7 +150,7 @@ class PixelSNAIL(nn.Module):
             position_B: Slice coordinate in [-0.5, 0.5].
         """
         x = self.first(codes_Bhw)
-        places = _places(x)
+        places = _places(x).expand(len(x), -1, -1, -1)
         for block in self.blocks:
             x = block(x, position_B, places)
         return self.logits(elu(self.head(elu(x))))
@@ -235,11 +159,60 @@ class PixelSNAIL(nn.Module):
         """Return −log p(z_i | z_<i, c) of each code in nats; higher = less likely."""
         return cross_entropy(self(codes_Bhw, position_B).float(), codes_Bhw, reduction="none")
 
+    def incremental(self, memory: Memory, height: int, width: int) -> PriorSteps:
+        """Return the prior in its incremental form, for a grid of codes.
 
-def _places(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 2 h w"]:
+        Args:
+            memory: An empty memory; it decides how many state rows there can be, and in which arithmetic.
+            height: h.
+            width: w.
+        """
+        return PriorSteps(self, memory, height, width)
+
+
+class PriorSteps:
+    """A `PixelSNAIL` position by position, in raster order, for state rows that may fork.
+
+    For each row `begin_row`; then for each column `step`, which returns the logits, and `write`, which decides the
+    codes.  Between two positions, `Memory.fork` may copy state rows.
+    """
+
+    def __init__(self, prior: PixelSNAIL, memory: Memory, height: int, width: int) -> None:
+        self._memory = memory
+        places = _places(torch.empty(1, 1, height, width, device=memory.device, dtype=memory.dtype))[0]
+        self._first = prior.first.incremental(memory, height, width)
+        blocks = cast("list[SnailBlock]", list(prior.blocks))
+        self._blocks = [block.incremental(memory, places) for block in blocks]
+        self._head = Product(prior.head.weight.flatten(1), prior.head.bias, memory)
+        self._logits = prior.logits.product(memory)
+        self._coordinate = memory.keep()
+
+    def begin(self, position_n: Float[Tensor, " n"]) -> None:
+        """Start anew, with one state row per slice, given the slice coordinates."""
+        self._memory.begin(len(position_n))
+        self._coordinate[: len(position_n)] = position_n
+        self._first.begin()
+
+    def begin_row(self, row: int) -> None:
+        """Compute all that looks up from a row, now that the one above is complete."""
+        for block in self._blocks:
+            block.begin_row(row, self._coordinate[: self._memory.rows])
+
+    def step(self, row: int, column: int) -> Float[Tensor, "n K"]:
+        """Return the logits of a position, given the codes before it."""
+        x = self._first.step(row, column)
+        for block in self._blocks:
+            x = block.step(row, column, x)
+        return self._logits(elu(self._head(elu(x))))
+
+    def write(self, row: int, column: int, codes_n: Int[Tensor, " n"]) -> None:
+        """Decide the codes of a position."""
+        self._first.write(row, column, codes_n)
+
+
+def _places(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "1 2 h w"]:
     """Return the row and column of each position, in [-0.5, 0.5)."""
-    batch, _, height, width = x.shape
+    height, width = x.shape[-2:]
     rows = (torch.arange(height, device=x.device, dtype=x.dtype) - height / 2) / height
     columns = (torch.arange(width, device=x.device, dtype=x.dtype) - width / 2) / width
-    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
-    return grid.expand(batch, 2, height, width)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]

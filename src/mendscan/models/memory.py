@@ -1,0 +1,51 @@
+"""What incremental evaluation keeps from one position to the next.
+
+A *state row* stands for one prefix of codes of one slice: every activation that positions to come still need.  When
+two restorations of a slice draw different codes, their row is forked: until then they are one.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+__all__ = ["Memory"]
+
+
+class Memory:
+    """The kept activations of up to `capacity` state rows; the first `rows` of each tensor are alive.
+
+    Args:
+        capacity: The most state rows there can be.
+        device: Where.
+        dtype: Of the activations that are added up.
+        arithmetic: Of the activations that are multiplied by weights; bfloat16 is faster where the processor has it,
+            and no longer exact.
+    """
+
+    def __init__(
+        self, capacity: int, *, device: torch.device, dtype: torch.dtype, arithmetic: torch.dtype | None = None
+    ) -> None:
+        self.capacity, self.device, self.dtype = capacity, device, dtype
+        self.arithmetic = arithmetic or dtype
+        self.rows = 0
+        self._kept: list[Tensor] = []
+
+    def keep(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Return a tensor with one entry of `shape` per state row; zeros when a row begins."""
+        kept = torch.empty(self.capacity, *shape, device=self.device, dtype=dtype or self.dtype)
+        self._kept.append(kept)
+        return kept
+
+    def begin(self, rows: int) -> None:
+        """Forget everything and start with `rows` state rows of zeros."""
+        self.rows = rows
+        for kept in self._kept:
+            kept[:rows] = 0
+
+    def fork(self, parents_N: Int[Tensor, " N"]) -> None:
+        """Append one copy of each state row named in `parents_N`."""
+        first, self.rows = self.rows, self.rows + len(parents_N)
+        for kept in self._kept:
+            kept[first : self.rows] = kept[parents_N]
