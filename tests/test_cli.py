@@ -18,6 +18,8 @@ OPTIONS = {
         "maps",
         "no-maps",
         "workers",
+        "schedule",
+        "precision",
         "debug",
         "help",
     },

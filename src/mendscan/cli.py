@@ -48,6 +48,21 @@ class Preset(StrEnum):
     abdomen = "abdomen"
 
 
+class Schedule(StrEnum):
+    """How restored codes are computed."""
+
+    incremental = "incremental"
+    fixed_point = "fixed-point"
+    sequential = "sequential"
+
+
+class Precision(StrEnum):
+    """In which arithmetic restorations are drawn and decoded."""
+
+    exact = "exact"
+    fast = "fast"
+
+
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the best there is.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks and log messages.")]
@@ -148,7 +163,13 @@ def detect(
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,
     maps: Annotated[bool, typer.Option("--maps/--no-maps", help="Restore and map, or only score (faster).")] = True,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes; one per core by default.")] = None,
+    schedule: Annotated[
+        Schedule, typer.Option(help="How codes are restored: all give the same; for proof, not for use.")
+    ] = Schedule.incremental,
+    precision: Annotated[
+        Precision, typer.Option(help="fast restores in bfloat16 where the processor has it.")
+    ] = Precision.exact,
+    workers: Annotated[int | None, typer.Option(min=0, help="Cores to use; all by default.")] = None,
 ) -> None:
     """Score scans, restore them and map where they depart from healthy anatomy.
 
@@ -167,6 +188,8 @@ def detect(
             seed=seed,
             device=device.value,
             maps=maps,
+            schedule=schedule.value,
+            precision=precision.value,
             workers=workers,
             after_save=save_figure,
             progress=progress,

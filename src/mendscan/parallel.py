@@ -1,5 +1,6 @@
-"""Work over many scans in processes, one thread each: two threads in one torch process stall as soon as others work.
+"""Work in parallel: many scans in processes, the slices of one scan in threads.
 
+Each of them lets torch use one thread only: two threads inside one operation stall as soon as anything else runs.
 loky, scikit-learn's pool, is used because a script that calls mendscan needs no ``if __name__ == "__main__"`` for it.
 """
 
@@ -7,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from loky import ProcessPoolExecutor, as_completed
 
-__all__ = ["available_cores", "each_in_processes"]
+__all__ = ["available_cores", "each_in_processes", "each_in_threads"]
 
 
 def available_cores() -> int:
@@ -50,6 +52,23 @@ def each_in_processes(
                 yield futures[future], error if isinstance(error, expected) else future.result()
         except BaseException:
             pool.shutdown(wait=False, kill_workers=True)
+            raise
+
+
+def each_in_threads(work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], *, workers: int) -> list[Any]:
+    """Return the results of `work(*job)` for each job, in order, computed by up to `workers` threads.
+
+    For work that spends its time outside the interpreter's lock and shares large data.  An error ends it all: jobs not
+    yet begun are left out.
+    """
+    if min(workers, len(jobs)) <= 1:
+        return [work(*job) for job in jobs]
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(work, *job) for job in jobs]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 

@@ -14,8 +14,8 @@ from scipy.ndimage import gaussian_filter
 from mendscan.cohort.preparing import prepare
 from mendscan.config import Settings
 from mendscan.detection.calibration import Calibration, CodeThresholds, calibrate_voxels
-from mendscan.detection.detector import Detector, Networks, evidence_of, scan_generator
-from mendscan.detection.scoring import clipped_nll_score
+from mendscan.detection.detector import Detector
+from mendscan.detection.networks import Networks
 from mendscan.models.bundle import save_bundle
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
@@ -77,27 +77,14 @@ def networks(tiny_settings: Settings) -> Networks:
 @pytest.fixture(scope="session")
 def calibration(networks: Networks, tiny_settings: Settings) -> Calibration:
     """Learnt from eight scans, as training does it."""
-    encoded = []
-    for seed in range(10, 18):
-        prepared = prepare(volume_from_array(head(seed), OBLIQUE, name="h"), tiny_settings.preparation)
-        slices, position = torch.from_numpy(prepared.slices_SHW), torch.from_numpy(prepared.positions_S)
-        encoded.append((slices, position, prepared.foreground_SHW, *networks.codes_and_nll(slices, position)))
-    thresholds = CodeThresholds.of(np.stack([nll.numpy() for *_, nll in encoded]), tiny_settings.detection)
-    evidence = [
-        evidence_of(
-            networks,
-            slices,
-            codes,
-            nll,
-            position,
-            foreground,
-            restorations=2,
-            threshold_nats=thresholds.restoration,
-            generator=scan_generator(str(n), 0),
-        )[0]
-        for n, (slices, position, foreground, codes, nll) in enumerate(encoded)
+    scans = [volume_from_array(head(seed), OBLIQUE, name="h") for seed in range(10, 18)]
+    encoded = [networks.encode(prepare(scan, tiny_settings.preparation), str(n)) for n, scan in enumerate(scans)]
+    thresholds = CodeThresholds.of(np.stack([scan.nll_Shw.numpy() for scan in encoded]), tiny_settings.detection)
+    restored = [
+        networks.restore(scan, restorations=2, threshold_nats=thresholds.restoration, seed=0) for scan in encoded
     ]
-    scores = [float(clipped_nll_score(nll, threshold_nats=thresholds.score).double().sum()) for *_, nll in encoded]
+    evidence = [networks.evidence(scan, r.residual_SHW) for scan, r in zip(encoded, restored, strict=True)]
+    scores = [float(scan.slice_scores(thresholds.score).sum()) for scan in encoded]
     return Calibration(thresholds, tuple(sorted(scores)), calibrate_voxels(evidence, tiny_settings.detection))
 
 

@@ -16,7 +16,9 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from mendscan.cohort.preparing import prepare
 from mendscan.detection.calibration import Calibration, CodeThresholds, TailTable, VoxelCalibration
-from mendscan.detection.detector import Detector, choose_device, scan_generator
+from mendscan.detection.detector import Detector
+from mendscan.detection.devices import choose_device
+from mendscan.detection.networks import scan_generator
 from mendscan.detection.restoration import draw_uniforms, restore_by_fixed_point
 from mendscan.detection.scoring import weigh_restorations
 from mendscan.detection.standardising import HealthyReference
@@ -98,13 +100,11 @@ def test_the_score_is_the_sum_of_unlikely_codes(detector: Detector, scan: Path) 
 def test_each_restoration_is_decoded_and_weighed(detector: Detector, scan: Path) -> None:
     """Decoding each distinct grid once changes nothing: a restoration drawn twice counts twice."""
     networks, nats = detector.networks, detector.calibration.thresholds.restoration
-    prepared = prepare(read_volume(scan), detector.settings.preparation)
-    slices, position = torch.from_numpy(prepared.slices_SHW), torch.from_numpy(prepared.positions_S)
-    codes, _ = networks.codes_and_nll(slices, position)
-    restored, residual = networks.restore(
-        slices, codes, position, restorations=9, threshold_nats=nats, generator=torch.Generator().manual_seed(3)
-    )
-    uniforms = draw_uniforms(9, len(codes), (4, 4), generator=torch.Generator().manual_seed(3))
+    volume = read_volume(scan)
+    encoded = networks.encode(prepare(volume, detector.settings.preparation), volume.content_hash)
+    slices, codes, position = encoded.slices_SHW, encoded.codes_Shw, encoded.position_S
+    restored, residual = networks.restore(encoded, restorations=9, threshold_nats=nats, seed=3)
+    uniforms = draw_uniforms(9, len(codes), (4, 4), generator=scan_generator(volume.content_hash, 3))
     with torch.inference_mode():
         grids_RShw = restore_by_fixed_point(networks.prior, codes, position, uniforms, threshold_nats=nats)
         distinct = [len(grids_RShw[:, s].flatten(1).unique(dim=0)) for s in range(len(codes))]
@@ -114,8 +114,8 @@ def test_each_restoration_is_decoded_and_weighed(detector: Detector, scan: Path)
                 [networks.vqvae.decode_codes(grid[None, s], position[s : s + 1])[0] for grid in grids_RShw]
             )
             expected = weigh_restorations(slice_HW, decoded_RHW, temperature=detector.settings.detection.temperature)
-            torch.testing.assert_close(restored[s], expected.restored_HW, rtol=1e-4, atol=1e-4)
-            torch.testing.assert_close(residual[s], expected.residual_HW, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(torch.from_numpy(restored[s]), expected.restored_HW, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(torch.from_numpy(residual[s]), expected.residual_HW, rtol=1e-4, atol=1e-4)
 
 
 def test_slices_are_named_in_the_files_own_axis(detector: Detector, scan: Path) -> None:

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 import mendscan
-from mendscan.detection.detector import Detector, choose_device
+from mendscan.detection.detector import Detector
+from mendscan.detection.networks import Precision
+from mendscan.detection.restoration import Schedule
 from mendscan.errors import MendscanError
-from mendscan.parallel import each_in_processes
+from mendscan.parallel import available_cores, each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.results import Detection, forget_case, write_results
 from mendscan.volumes.reading import case_name, find_scans
@@ -42,6 +44,8 @@ class _Options:
     restorations: int | None
     seed: int
     maps: bool
+    schedule: Schedule
+    precision: Precision
 
 
 def detect_folder(
@@ -53,6 +57,8 @@ def detect_folder(
     seed: int = 0,
     device: str = "auto",
     maps: bool = True,
+    schedule: Schedule = "incremental",
+    precision: Precision = "exact",
     workers: int | None = None,
     after_save: AfterSave | None = None,
     progress: Progress | None = None,
@@ -69,7 +75,10 @@ def detect_folder(
         seed: Seed of the restorations.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         maps: Whether to restore and map, or only to score.
-        workers: Processes; None = one per core on the CPU, and none beside an accelerator.
+        schedule: How restored codes are computed; all give the same, the others far more slowly.
+        precision: ``fast`` restores in bfloat16 where the processor has it: same scores, slightly other maps.
+        workers: Cores to use; None = all on the CPU, and no process beside an accelerator.  Scans are shared out to
+            processes, the slices of each scan to the cores that are left.
         after_save: Called, in the worker, with each detection and the results folder.
         progress: Told of every scan.
 
@@ -82,9 +91,8 @@ def detect_folder(
     paths = find_scans(scans)
     detector = Detector.load(model, device=device)
     make_folder(folder)
-    if workers is None and choose_device(device).type != "cpu":
-        workers = 0
-    options = _Options(restorations, seed, maps)
+    processes, threads = _share_cores(len(paths), workers, on_cpu=detector.networks.device.type == "cpu")
+    options = _Options(restorations, seed, maps, schedule, precision)
     run = _run_facts(detector, options)
     score_rows: list[dict[str, Any]] = []
     finding_rows: list[dict[str, Any]] = []
@@ -94,8 +102,8 @@ def detect_folder(
         [(path, folder, options, after_save) for path in paths],
         expected=MendscanError,
         initializer=_load_detector,
-        initargs=(str(model), device, workers != 0),
-        workers=workers,
+        initargs=(str(model), device, threads),
+        workers=processes,
     )
     for index, outcome in outcomes:
         if isinstance(outcome, MendscanError):
@@ -114,17 +122,31 @@ _DETECTOR: list[Detector] = []
 """The detector of this worker process, loaded once when it starts."""
 
 
-def _load_detector(model: str, device: str, own_process: bool) -> None:
-    if own_process and choose_device(device).type == "cpu":
-        torch.set_num_threads(1)
-    _DETECTOR[:] = [Detector.load(model, device=device)]
+def _share_cores(scans: int, workers: int | None, *, on_cpu: bool) -> tuple[int, int]:
+    """Return how many processes, 0 for none beside this one, and how many threads in each."""
+    if not on_cpu:
+        return workers or 0, 1
+    cores = available_cores() if workers is None else max(1, workers)
+    processes = 0 if scans == 1 or workers == 0 else min(cores, scans)
+    return processes, cores // max(1, processes)
+
+
+def _load_detector(model: str, device: str, threads: int) -> None:
+    _DETECTOR[:] = [Detector.load(model, device=device, workers=threads)]
 
 
 def _detect_one(
     path: Path, folder: Path, options: _Options, after_save: AfterSave | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     forget_case(folder, case_name(path))
-    detection = _DETECTOR[0].detect(path, restorations=options.restorations, seed=options.seed, maps=options.maps)
+    detection = _DETECTOR[0].detect(
+        path,
+        restorations=options.restorations,
+        seed=options.seed,
+        maps=options.maps,
+        schedule=options.schedule,
+        precision=options.precision,
+    )
     if options.maps:
         detection.save(folder)
     if after_save is not None:
@@ -147,6 +169,8 @@ def _run_facts(detector: Detector, options: _Options) -> dict[str, Any]:
         "seed": options.seed,
         "restorations": options.restorations or settings.restorations,
         "maps": options.maps,
+        "schedule": options.schedule,
+        "precision": options.precision,
         "map_threshold": detector.calibration.voxels.threshold,
         "calibration_scans": len(detector.calibration.healthy_scores),
         "settings": settings.model_dump(mode="json"),

@@ -16,7 +16,7 @@ therefore right everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -29,11 +29,16 @@ from mendscan.models.pixelsnail import PixelSNAIL
 __all__ = [
     "Prior",
     "Restored",
+    "Schedule",
     "draw_uniforms",
+    "restore",
     "restore_by_fixed_point",
     "restore_incrementally",
     "restore_sequentially",
 ]
+
+Schedule = Literal["incremental", "fixed-point", "sequential"]
+"""How restored codes are computed; every schedule gives the same."""
 
 Prior = Callable[[Int[Tensor, "B h w"], Float[Tensor, " B"]], Float[Tensor, "B K h w"]]
 """Logits of every code given those before it in raster order, and the slice coordinate."""
@@ -57,6 +62,28 @@ class Restored(NamedTuple):
     """Positions evaluated, over all state rows: the number of distinct prefixes of codes."""
     rows: int
     """State rows at the end: the number of distinct grids, but for their last code."""
+
+
+def restore(
+    prior: PixelSNAIL,
+    codes_Shw: Int[Tensor, "S h w"],
+    position_S: Float[Tensor, " S"],
+    uniforms_RShw: Float64[Tensor, "R S h w"],
+    *,
+    threshold_nats: float,
+    schedule: Schedule = "incremental",
+    arithmetic: torch.dtype | None = None,
+) -> Int[Tensor, "R S h w"]:
+    """Restore every slice R times by the given schedule; `restore_incrementally` explains the arguments."""
+    given = (prior, codes_Shw, position_S)
+    if schedule == "incremental":
+        return restore_incrementally(
+            *given, uniforms_RShw, threshold_nats=threshold_nats, arithmetic=arithmetic
+        ).codes_RShw
+    if schedule == "fixed-point":
+        return restore_by_fixed_point(*given, uniforms_RShw, threshold_nats=threshold_nats)
+    each = [restore_sequentially(*given, uniforms, threshold_nats=threshold_nats) for uniforms in uniforms_RShw]
+    return torch.stack(each)
 
 
 @torch.no_grad()

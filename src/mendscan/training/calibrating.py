@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from mendscan.cohort.preparing import evenly_spaced, prepare
+from mendscan.cohort.preparing import prepare
 from mendscan.config import Settings, parse_settings
 from mendscan.detection.calibration import Calibration, CodeThresholds, Evidence, calibrate_voxels
-from mendscan.detection.detector import Networks, evidence_of, one_thread, scan_generator
-from mendscan.detection.scoring import clipped_nll_score
+from mendscan.detection.devices import one_thread
+from mendscan.detection.networks import EncodedScan, Networks
 from mendscan.errors import ScanError
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
@@ -23,16 +22,6 @@ from mendscan.progress import Progress
 from mendscan.volumes.reading import read_volume
 
 __all__ = ["calibrate"]
-
-
-@dataclass(frozen=True, eq=False)
-class _EncodedScan:
-    slices: torch.Tensor
-    codes: torch.Tensor
-    nll: torch.Tensor
-    position: torch.Tensor
-    foreground: np.ndarray
-    content_hash: str
 
 
 def calibrate(networks: Networks, scans: Sequence[Path], progress: Progress) -> Calibration:
@@ -51,33 +40,17 @@ def calibrate(networks: Networks, scans: Sequence[Path], progress: Progress) -> 
     encoded = []
     with one_thread(networks.device):
         for path in scans:
-            encoded.append(_encode(networks, path))
+            volume = read_volume(path)
+            encoded.append(networks.encode(prepare(volume, networks.settings.preparation), volume.content_hash))
             progress.advance()
-    thresholds = CodeThresholds.of(np.concatenate([e.nll.numpy().ravel() for e in encoded]), settings)
-    scores = [float(clipped_nll_score(e.nll, threshold_nats=thresholds.score).double().sum()) for e in encoded]
+    thresholds = CodeThresholds.of(np.concatenate([scan.nll_Shw.numpy().ravel() for scan in encoded]), settings)
+    scores = sorted(float(scan.slice_scores(thresholds.score).sum()) for scan in encoded)
     evidence = _restore_all(networks, encoded, thresholds.restoration, progress)
-    return Calibration(thresholds, tuple(sorted(scores)), calibrate_voxels(evidence, settings))
-
-
-def _encode(networks: Networks, path: Path) -> _EncodedScan:
-    volume = read_volume(path)
-    prepared = prepare(volume, networks.settings.preparation)
-    at = evenly_spaced(len(prepared.slices_SHW), networks.settings.preparation.scored_slices)
-    slices = torch.from_numpy(prepared.slices_SHW[at]).to(networks.device)
-    position = torch.from_numpy(prepared.positions_S[at]).to(networks.device)
-    codes, nll = networks.codes_and_nll(slices, position)
-    return _EncodedScan(
-        slices=slices.cpu(),
-        codes=codes.cpu(),
-        nll=nll.cpu(),
-        position=position.cpu(),
-        foreground=prepared.foreground_SHW[at],
-        content_hash=volume.content_hash,
-    )
+    return Calibration(thresholds, tuple(scores), calibrate_voxels(evidence, settings))
 
 
 def _restore_all(
-    networks: Networks, encoded: Sequence[_EncodedScan], threshold_nats: float, progress: Progress
+    networks: Networks, encoded: Sequence[EncodedScan], threshold_nats: float, progress: Progress
 ) -> list[Evidence]:
     progress.begin("restore healthy scans", len(encoded))
     weights = save(_all_tensors(networks))
@@ -115,21 +88,15 @@ def _load_networks(settings_json: dict[str, object], weights: bytes, device: str
     for name, network in (("vqvae.", vqvae), ("prior.", prior)):
         network.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
         network.eval().to(device)
-    _NETWORKS[:] = [Networks(vqvae, prior, settings)]
+    _NETWORKS[:] = [Networks(vqvae, prior, settings, workers=1)]
 
 
-def _evidence_of_scan(scan: _EncodedScan, threshold_nats: float) -> Evidence:
+def _evidence_of_scan(scan: EncodedScan, threshold_nats: float) -> Evidence:
     networks = _NETWORKS[0]
-    device = networks.device
-    evidence, _ = evidence_of(
-        networks,
-        scan.slices.to(device),
-        scan.codes.to(device),
-        scan.nll.to(device),
-        scan.position.to(device),
-        scan.foreground,
+    restored = networks.restore(
+        scan,
         restorations=networks.settings.detection.calibration_restorations,
         threshold_nats=threshold_nats,
-        generator=scan_generator(scan.content_hash, networks.settings.seed),
+        seed=networks.settings.seed,
     )
-    return evidence
+    return networks.evidence(scan, restored.residual_SHW)

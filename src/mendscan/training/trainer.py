@@ -17,7 +17,8 @@ from mendscan.cohort.planning import Decision, Plan, plan_auto, plan_preset
 from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort, split_by_content
 from mendscan.config import PRESETS, Settings, override, parse_settings
 from mendscan.detection.calibration import Calibration
-from mendscan.detection.detector import Networks, choose_device
+from mendscan.detection.devices import bfloat16_is_fast, choose_device
+from mendscan.detection.networks import Networks
 from mendscan.errors import CohortError, ModelError, SettingsError
 from mendscan.models.bundle import load_bundle, save_bundle
 from mendscan.models.pixelsnail import PixelSNAIL
@@ -237,7 +238,7 @@ def _new_plan(
 ) -> Plan:
     cohort = fingerprint(facts)
     if preset == "auto":
-        plan = plan_auto(cohort, seed=seed, bfloat16_is_fast=_bfloat16_is_fast(device))
+        plan = plan_auto(cohort, seed=seed, bfloat16_is_fast=bfloat16_is_fast(device))
     else:
         plan = plan_preset(preset, cohort, seed=seed)
     settings = override(plan.settings, assignments)
@@ -291,12 +292,6 @@ def _with_steps(plan: Plan, steps: int) -> Plan:
     vqvae_steps, prior_steps = stage_steps(settings)
     reason = f"{vqvae_steps} for the VQ-VAE, {prior_steps} for the prior; --steps {steps} repeats this training"
     return Plan(plan.fingerprint, (*plan.decisions, Decision("training.steps", str(steps), reason)), settings)
-
-
-def _bfloat16_is_fast(device: torch.device) -> bool:
-    if device.type != "cpu":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _last_figures(entries: Sequence[dict[str, Any]]) -> dict[str, float]:

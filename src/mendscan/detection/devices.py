@@ -1,0 +1,46 @@
+"""Where to compute, and how finely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from mendscan.errors import SettingsError
+
+__all__ = ["bfloat16_is_fast", "choose_device", "one_thread"]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return a device by name; ``auto`` takes the best there is.
+
+    Raises:
+        SettingsError: If the device asked for is not there.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    if not available.get(name.split(":")[0], False):
+        there = ", ".join(kind for kind, present in available.items() if present)
+        raise SettingsError("device not available", where=f"--device {name}", expected=f"one of {there}")
+    return torch.device(name)
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Return whether products in bfloat16 are faster than in float32 there."""
+    if device.type != "cpu":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Compute with one thread on the CPU: the last bits of some convolutions depend on how many there are."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

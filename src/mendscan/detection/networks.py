@@ -1,0 +1,263 @@
+"""What the two networks compute for one scan: codes, their likelihood, restorations and what these differ in."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from mendscan.cohort.preparing import Prepared, evenly_spaced
+from mendscan.config import Settings
+from mendscan.detection.calibration import Evidence
+from mendscan.detection.devices import bfloat16_is_fast
+from mendscan.detection.restoration import Schedule, draw_uniforms, restore
+from mendscan.detection.scoring import WeightedRestoration, clipped_nll_score, nll_map, weigh_restorations
+from mendscan.models.pixelsnail import PixelSNAIL
+from mendscan.models.vqvae import VQVAE
+from mendscan.parallel import available_cores, each_in_threads
+
+__all__ = ["EncodedScan", "Networks", "Precision", "RestoredScan", "scan_generator"]
+
+Precision = Literal["exact", "fast"]
+"""``exact``: float32.  ``fast``: restorations are drawn and decoded in bfloat16 where the processor has it."""
+
+
+class _Batching(NamedTuple):
+    """How much is computed at once; fixed, so that a scan's result depends on nothing but the scan."""
+
+    slices: int
+    """Slices encoded and scored."""
+    state_rows: int
+    """Restorations whose codes are computed together."""
+    group: int
+    """Slices whose restorations are: few restorations still make enough groups for several cores."""
+    grids: int
+    """Grids decoded."""
+
+
+_FITS_A_CPU = _Batching(slices=8, state_rows=120, group=16, grids=4)
+_FILLS_AN_ACCELERATOR = _Batching(slices=64, state_rows=1024, group=1024, grids=64)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedScan:
+    """A scan as the networks see it, on the CPU.
+
+    Attributes:
+        slices_SHW: The scored slices, prepared.
+        position_S: Slice coordinate of each.
+        codes_Shw: Their codes.
+        nll_Shw: Negative log-likelihood of each code, in nats.
+        foreground_SHW: Where the scan shows something.
+        at: Indices of the scored slices on the model grid.
+        content_hash: Of the scan's voxels.
+    """
+
+    slices_SHW: Float[Tensor, "S H W"]
+    position_S: Float[Tensor, " S"]
+    codes_Shw: Int[Tensor, "S h w"]
+    nll_Shw: Float[Tensor, "S h w"]
+    foreground_SHW: Bool[np.ndarray, "S H W"]
+    at: Int[np.ndarray, " S"]
+    content_hash: str
+
+    def slice_scores(self, threshold_nats: float) -> Float64[np.ndarray, " S"]:
+        """Return the paper's score of every slice."""
+        return clipped_nll_score(self.nll_Shw, threshold_nats=threshold_nats).double().numpy()
+
+
+class RestoredScan(NamedTuple):
+    """The restorations of a scan, weighed, on the model grid."""
+
+    restored_SHW: Float[np.ndarray, "S H W"]
+    residual_SHW: Float[np.ndarray, "S H W"]
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """The two networks on a device, and what they compute for one scan.
+
+    On a CPU the slices of a scan are worked on in groups by `workers` threads with one torch thread each.  Groups do
+    not depend on `workers`, so neither does the result.  Unlike worker processes, threads share the weights and start
+    at once; torch computes outside the interpreter's lock, and they were measured as fast.
+
+    Attributes:
+        vqvae: The auto-encoder, in evaluation mode.
+        prior: The prior over its codes, in evaluation mode.
+        settings: The model's settings.
+        workers: Threads that share a scan's slices on a CPU; None = one per core.
+    """
+
+    vqvae: VQVAE
+    prior: PixelSNAIL
+    settings: Settings
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        self.vqvae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.prior.parameters()).device
+
+    @property
+    def _threads(self) -> int:
+        if self.device.type != "cpu":
+            return 1
+        return available_cores() if self.workers is None else self.workers
+
+    @property
+    def _batching(self) -> _Batching:
+        return _FITS_A_CPU if self.device.type == "cpu" else _FILLS_AN_ACCELERATOR
+
+    def encode(self, prepared: Prepared, content_hash: str) -> EncodedScan:
+        """Return the codes of a scan's scored slices, and how likely each is."""
+        at = evenly_spaced(len(prepared.slices_SHW), self.settings.preparation.scored_slices)
+        slices, position = torch.from_numpy(prepared.slices_SHW[at]), torch.from_numpy(prepared.positions_S[at])
+        chunks = torch.arange(len(at)).split(self._batching.slices)
+        parts = each_in_threads(
+            self.codes_and_nll, [(slices[chunk], position[chunk]) for chunk in chunks], workers=self._threads
+        )
+        codes, nll = (torch.cat([part[i].cpu() for part in parts]) for i in range(2))
+        return EncodedScan(slices, position, codes, nll, prepared.foreground_SHW[at], at, content_hash)
+
+    @torch.inference_mode()
+    def codes_and_nll(
+        self, slices_SHW: Float[Tensor, "S H W"], position_S: Float[Tensor, " S"]
+    ) -> tuple[Int[Tensor, "S h w"], Float[Tensor, "S h w"]]:
+        """Return the codes of slices and the negative log-likelihood of each, in nats."""
+        position_S = position_S.to(self.device)
+        codes = self.vqvae.codes(slices_SHW.to(self.device), position_S)
+        return codes, self.prior.nll(codes, position_S)
+
+    def restore(
+        self,
+        scan: EncodedScan,
+        *,
+        restorations: int,
+        threshold_nats: float,
+        seed: int,
+        schedule: Schedule = "incremental",
+        precision: Precision = "exact",
+    ) -> RestoredScan:
+        """Draw restorations of every slice, decode them, and weigh them by how close they stayed.
+
+        Args:
+            scan: The scan.
+            restorations: R.
+            threshold_nats: λ_p.
+            seed: Together with the scan's content it decides every sample.
+            schedule: How the codes are computed; all give the same.
+            precision: ``fast`` is bfloat16 where the processor has it; codes and maps then differ slightly.
+        """
+        slices, height, width = scan.codes_Shw.shape
+        generator = scan_generator(scan.content_hash, seed)
+        uniforms = draw_uniforms(restorations, slices, (height, width), generator=generator)
+        codes = self.restored_codes(
+            scan, uniforms, threshold_nats=threshold_nats, schedule=schedule, precision=precision
+        )
+        return self.weighed(scan, codes, precision=precision)
+
+    def restored_codes(
+        self,
+        scan: EncodedScan,
+        uniforms_RShw: Float64[Tensor, "R S h w"],
+        *,
+        threshold_nats: float,
+        schedule: Schedule = "incremental",
+        precision: Precision = "exact",
+    ) -> Int[Tensor, "R S h w"]:
+        """Return the codes of every restoration of every slice."""
+        restorations, slices = uniforms_RShw.shape[:2]
+        groups = self._groups(slices, restorations)
+        work = partial(
+            self._restore_group,
+            threshold_nats=threshold_nats,
+            schedule=schedule,
+            arithmetic=self._lower(precision),
+        )
+        jobs = [(scan.codes_Shw[group], scan.position_S[group], uniforms_RShw[:, group]) for group in groups]
+        restored = torch.empty(uniforms_RShw.shape, dtype=scan.codes_Shw.dtype)
+        for group, codes in zip(groups, each_in_threads(work, jobs, workers=self._threads), strict=True):
+            restored[:, group] = codes
+        return restored
+
+    def weighed(
+        self, scan: EncodedScan, codes_RShw: Int[Tensor, "R S h w"], *, precision: Precision = "exact"
+    ) -> RestoredScan:
+        """Decode restorations, one slice after the other, and weigh them by how close they stayed."""
+        work = partial(self._decode_and_weigh, arithmetic=self._lower(precision))
+        jobs = list(zip(scan.slices_SHW, codes_RShw.unbind(1), scan.position_S, strict=True))
+        weighted = each_in_threads(work, jobs, workers=self._threads)
+        return RestoredScan(
+            torch.stack([each.restored_HW for each in weighted]).numpy(),
+            torch.stack([each.residual_HW for each in weighted]).numpy(),
+        )
+
+    def evidence(self, scan: EncodedScan, residual_SHW: Float[np.ndarray, "S H W"]) -> Evidence:
+        """Return what speaks for an anomaly, voxel by voxel of the model grid."""
+        upsampled = nll_map(scan.nll_Shw.numpy(), downsampling=self.settings.vqvae.downsampling)
+        return Evidence(residual_SHW, upsampled, scan.foreground_SHW)
+
+    def _groups(self, slices: int, restorations: int) -> list[Int[Tensor, " n"]]:
+        """Return interleaved groups of slices: neighbours are alike, so that groups are equally much work."""
+        size = min(max(1, self._batching.state_rows // restorations), self._batching.group)
+        count = -(-slices // size)
+        return [torch.arange(slices)[first::count] for first in range(count)]
+
+    def _lower(self, precision: Precision) -> torch.dtype | None:
+        return torch.bfloat16 if precision == "fast" and bfloat16_is_fast(self.device) else None
+
+    @torch.inference_mode()
+    def _restore_group(
+        self,
+        codes_Shw: Int[Tensor, "S h w"],
+        position_S: Float[Tensor, " S"],
+        uniforms_RShw: Float64[Tensor, "R S h w"],
+        *,
+        threshold_nats: float,
+        schedule: Schedule,
+        arithmetic: torch.dtype | None,
+    ) -> Int[Tensor, "R S h w"]:
+        return restore(
+            self.prior,
+            codes_Shw.to(self.device),
+            position_S.to(self.device),
+            uniforms_RShw,
+            threshold_nats=threshold_nats,
+            schedule=schedule,
+            arithmetic=arithmetic,
+        ).cpu()
+
+    @torch.inference_mode()
+    def _decode_and_weigh(
+        self,
+        slice_HW: Float[Tensor, "H W"],
+        restored_Rhw: Int[Tensor, "R h w"],
+        position: Float[Tensor, ""],
+        *,
+        arithmetic: torch.dtype | None,
+    ) -> WeightedRestoration:
+        """Decode each distinct restoration of a slice once and weigh them all."""
+        distinct_Dhw, which_R = torch.unique(restored_Rhw, dim=0, return_inverse=True)
+        with torch.autocast(self.device.type, arithmetic, enabled=arithmetic is not None):
+            decoded_DHW = torch.cat(
+                [
+                    self.vqvae.decode_codes(part, position.to(self.device).expand(len(part))).float().cpu()
+                    for part in distinct_Dhw.to(self.device).split(self._batching.grids)
+                ]
+            )
+        return weigh_restorations(slice_HW, decoded_DHW[which_R], temperature=self.settings.detection.temperature)
+
+
+def scan_generator(content_hash: str, seed: int) -> torch.Generator:
+    """Return a stream that depends on a scan's content and the seed alone, not on its name or neighbours."""
+    digest = hashlib.sha256(f"restoration:{seed}:{content_hash}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
