@@ -4,13 +4,16 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types clean
+.PHONY: demo test benchmark lint types clean
 
 demo: $(INSTALLED)  ## simulate a cohort, train, detect, evaluate (about 9 minutes)
 	$(BIN)/mendscan demo -o demo
 
 test: $(INSTALLED)  ## the tests, on every core
 	JAXTYPING=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+benchmark: $(INSTALLED)  ## restoration at the paper's sizes, beside the reference loop (about 8 minutes)
+	$(BIN)/python benchmarks/restoration.py --output runs/restoration --json runs/restoration/restoration.json
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -25,4 +28,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo runs .pytest_cache .mypy_cache .ruff_cache

@@ -291,6 +291,7 @@ def measure_whole_scan(
     """Detect through the command, as a user would, and read what it took."""
     model, file = folder / "model", folder / "brain-256.nii.gz"
     calibration = Calibration(thresholds, tuple(float(n) for n in range(10)), VoxelCalibration(threshold=0.5))
+    model.mkdir(exist_ok=True)
     save_bundle(
         model,
         settings=networks.settings,

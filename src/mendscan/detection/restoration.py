@@ -61,7 +61,7 @@ class Restored(NamedTuple):
     positions: int
     """Positions evaluated, over all state rows: the number of distinct prefixes of codes."""
     rows: int
-    """State rows at the end: the number of distinct grids, but for their last code."""
+    """State rows at the end: the number of distinct grids, over all slices."""
 
 
 def restore(
@@ -213,7 +213,8 @@ def restore_incrementally(
         The restored codes, and how much work they were.
     """
     restorations, slices, height, width = uniforms_RShw.shape
-    memory = Memory(restorations * slices, device=codes_Shw.device, dtype=position_S.dtype, arithmetic=arithmetic)
+    dtype = next(prior.parameters()).dtype
+    memory = Memory(restorations * slices, device=codes_Shw.device, dtype=dtype, arithmetic=arithmetic)
     steps = prior.incremental(memory, height, width)
     steps.begin(position_S)
     restored_RShw = torch.empty(uniforms_RShw.shape, dtype=codes_Shw.dtype)

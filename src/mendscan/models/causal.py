@@ -189,6 +189,8 @@ class BlockAtOnce:
     """A `CausalBlock` with a 1×1 kernel: nothing to keep."""
 
     def __init__(self, block: CausalBlock, memory: Memory) -> None:
+        if block.conditioned:
+            raise ValueError("a block of a single position takes no slice coordinate")
         self._product1, self._product2 = block.conv1.product(memory), block.conv2.product(memory)
         self._aux = None if block.aux is None else block.aux.product(memory)
 

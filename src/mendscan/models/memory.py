@@ -45,7 +45,15 @@ class Memory:
             kept[:rows] = 0
 
     def fork(self, parents_N: Int[Tensor, " N"]) -> None:
-        """Append one copy of each state row named in `parents_N`."""
+        """Append one copy of each state row named in `parents_N`.
+
+        Raises:
+            ValueError: If there is no room.
+        """
+        if not len(parents_N):
+            return
+        if self.rows + len(parents_N) > self.capacity:
+            raise ValueError(f"{self.rows} state rows and {len(parents_N)} more, but room for {self.capacity}")
         first, self.rows = self.rows, self.rows + len(parents_N)
         for kept in self._kept:
             kept[first : self.rows] = kept[parents_N]

@@ -186,8 +186,11 @@ def new_networks(settings: Settings, device: torch.device) -> tuple[VQVAE, Pixel
     with torch.random.fork_rng():
         torch.manual_seed(generator_for(settings.seed, "weights").initial_seed())
         vqvae, prior = VQVAE(settings.vqvae), PixelSNAIL(settings.prior, codes=settings.vqvae.codes)
-    place = {"device": device, "memory_format": torch.channels_last}
-    return vqvae.to(**place), prior.to(**place)  # type: ignore[call-overload]
+    # Measured on a CPU (2 cores, auto plan), a step channels-last against contiguous: VQ-VAE in float32 168 and 907 ms,
+    # in bfloat16 134 and 92 ms; prior in float32 192 and 143 ms, in bfloat16 142 and 114 ms.
+    on_cpu, lower = device.type == "cpu", settings.training.precision == "bfloat16"
+    layout = torch.contiguous_format if on_cpu and lower else torch.channels_last
+    return vqvae.to(device=device, memory_format=layout), prior.to(device)  # type: ignore[call-overload]
 
 
 def stage_steps(settings: Settings) -> tuple[int, int]:
