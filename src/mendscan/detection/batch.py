@@ -12,6 +12,7 @@ import torch
 
 import mendscan
 from mendscan.detection.detector import Detector
+from mendscan.detection.devices import choose_device
 from mendscan.detection.networks import Precision
 from mendscan.detection.restoration import Schedule
 from mendscan.errors import MendscanError
@@ -89,20 +90,21 @@ def detect_folder(
     progress = progress or Silent()
     folder = Path(results)
     paths = find_scans(scans)
-    detector = Detector.load(model, device=device)
+    processes, threads = _share_cores(len(paths), workers, on_cpu=choose_device(device).type == "cpu")
+    detector = Detector.load(model, device=device, workers=threads)
     make_folder(folder)
-    processes, threads = _share_cores(len(paths), workers, on_cpu=detector.networks.device.type == "cpu")
     options = _Options(restorations, seed, maps, schedule, precision)
     run = _run_facts(detector, options)
     score_rows: list[dict[str, Any]] = []
     finding_rows: list[dict[str, Any]] = []
     progress.begin("detect", len(paths))
+    _DETECTOR[:] = [detector]
     outcomes = each_in_processes(
         _detect_one,
         [(path, folder, options, after_save) for path in paths],
         expected=MendscanError,
-        initializer=_load_detector,
-        initargs=(str(model), device, threads),
+        initializer=_load_detector if processes else None,
+        initargs=(str(model), device, threads) if processes else (),
         workers=processes,
     )
     for index, outcome in outcomes:
@@ -119,7 +121,7 @@ def detect_folder(
 
 
 _DETECTOR: list[Detector] = []
-"""The detector of this worker process, loaded once when it starts."""
+"""The detector of this process, loaded once."""
 
 
 def _share_cores(scans: int, workers: int | None, *, on_cpu: bool) -> tuple[int, int]:

@@ -6,11 +6,18 @@ two restorations of a slice draw different codes, their row is forked: until the
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 __all__ = ["Memory"]
+
+_SLAB_BYTES = 2**26
+"""Tensors are cut from slabs of this size: the system takes large blocks back when they are freed, small ones stay with
+the process.  What is never touched costs nothing."""
+_ALIGNED = 64
 
 
 class Memory:
@@ -31,10 +38,16 @@ class Memory:
         self.arithmetic = arithmetic or dtype
         self.rows = 0
         self._kept: list[Tensor] = []
+        self._slab = torch.empty(0, dtype=torch.uint8, device=device)
 
     def keep(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Return a tensor with one entry of `shape` per state row; zeros when a row begins."""
-        kept = torch.empty(self.capacity, *shape, device=self.device, dtype=dtype or self.dtype)
+        dtype = dtype or self.dtype
+        size = self.capacity * math.prod(shape) * dtype.itemsize
+        if size > len(self._slab):
+            self._slab = torch.empty(max(size, _SLAB_BYTES), dtype=torch.uint8, device=self.device)
+        kept = self._slab[:size].view(dtype).view(self.capacity, *shape)
+        self._slab = self._slab[-(-size // _ALIGNED) * _ALIGNED :]
         self._kept.append(kept)
         return kept
 
