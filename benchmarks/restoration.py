@@ -226,7 +226,16 @@ def measure_restoration(
     table.add(f"{preset}: decode {grids}, batches of 32, {torch.get_num_threads()} threads", decode_loop, "s")
     with one_thread(networks.device):
         took, _ = seconds(lambda: networks.weighed(scan, restored))
+        fast, coarse = seconds(lambda: work(precision="fast"))
+        fast_decode, _ = seconds(lambda: networks.weighed(scan, coarse, precision="fast"))
+    distinct = sum(len(torch.unique(restored[:, s], dim=0)) for s in range(slices))
+    table.add(f"{preset}: distinct grids, of {grids}", distinct, "")
     table.add(f"{preset}: decode {grids} and weigh", took, "s", f"<= {goals[2]}" if goals[2] else None)
+    table.add(f"{preset}: restoration, --precision fast", fast, "s")
+    table.add(f"{preset}: decode {grids} and weigh, --precision fast", fast_decode, "s")
+    table.add(
+        f"{preset}: codes that differ with --precision fast", 100 * float((coarse != restored).double().mean()), "%"
+    )
 
 
 def check_equality(

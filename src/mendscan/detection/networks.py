@@ -18,6 +18,7 @@ from mendscan.detection.calibration import Evidence
 from mendscan.detection.devices import bfloat16_is_fast
 from mendscan.detection.restoration import Schedule, draw_uniforms, restore
 from mendscan.detection.scoring import WeightedRestoration, clipped_nll_score, nll_map, weigh_restorations
+from mendscan.models.decoding import SliceDecoder
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.parallel import available_cores, each_in_threads
@@ -37,12 +38,10 @@ class _Batching(NamedTuple):
     """Restorations whose codes are computed together."""
     group: int
     """Slices whose restorations are: few restorations still make enough groups for several cores."""
-    grids: int
-    """Grids decoded."""
 
 
-_FITS_A_CPU = _Batching(slices=8, state_rows=120, group=16, grids=4)
-_FILLS_AN_ACCELERATOR = _Batching(slices=64, state_rows=1024, group=1024, grids=64)
+_FITS_A_CPU = _Batching(slices=8, state_rows=120, group=16)
+_FILLS_AN_ACCELERATOR = _Batching(slices=64, state_rows=1024, group=1024)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +193,7 @@ class Networks:
     ) -> RestoredScan:
         """Decode restorations, one slice after the other, and weigh them by how close they stayed."""
         work = partial(self._decode_and_weigh, arithmetic=self._lower(precision))
-        jobs = list(zip(scan.slices_SHW, codes_RShw.unbind(1), scan.position_S, strict=True))
+        jobs = list(zip(scan.slices_SHW, scan.codes_Shw, codes_RShw.unbind(1), scan.position_S, strict=True))
         weighted = each_in_threads(work, jobs, workers=self._threads)
         return RestoredScan(
             torch.stack([each.restored_HW for each in weighted]).numpy(),
@@ -240,6 +239,7 @@ class Networks:
     def _decode_and_weigh(
         self,
         slice_HW: Float[Tensor, "H W"],
+        codes_hw: Int[Tensor, "h w"],
         restored_Rhw: Int[Tensor, "R h w"],
         position: Float[Tensor, ""],
         *,
@@ -248,12 +248,8 @@ class Networks:
         """Decode each distinct restoration of a slice once and weigh them all."""
         distinct_Dhw, which_R = torch.unique(restored_Rhw, dim=0, return_inverse=True)
         with torch.autocast(self.device.type, arithmetic, enabled=arithmetic is not None):
-            decoded_DHW = torch.cat(
-                [
-                    self.vqvae.decode_codes(part, position.to(self.device).expand(len(part))).float().cpu()
-                    for part in distinct_Dhw.to(self.device).split(self._batching.grids)
-                ]
-            )
+            decoder = SliceDecoder(self.vqvae, codes_hw.to(self.device), position.to(self.device))
+            decoded_DHW = decoder.decode(distinct_Dhw.to(self.device)).float().cpu()
         return weigh_restorations(slice_HW, decoded_DHW[which_R], temperature=self.settings.detection.temperature)
 
 
