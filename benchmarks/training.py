@@ -3,7 +3,8 @@
 Trains both networks twice, from the same weights, for the same number of steps, with the same losses and schedule:
 
 - ours: what `mendscan train` does.  Scans are prepared ahead, in parallel, into a memory-mapped store; a batch is
-  augmented as one tensor; channels-last, bfloat16 where the plan says so; the prior learns from codes encoded ahead.
+  augmented as one tensor; bfloat16 where the plan says so, in the faster memory layout; the prior learns from codes
+  encoded ahead.
 - straightforward: what a notebook does.  A scan is read from its file and prepared when a slice of it is first asked
   for, and kept in memory; slices are augmented one by one; float32, default memory format; the prior's batch is
   augmented and encoded anew in every step.
@@ -37,13 +38,13 @@ from mendscan.cohort.preparing import prepare
 from mendscan.cohort.simulation import simulate_cohort
 from mendscan.cohort.store import measure_cohort, prepare_cohort, split_by_content
 from mendscan.config import PreparationSettings, TrainingSettings, override
-from mendscan.detection.detector import choose_device
+from mendscan.detection.devices import choose_device
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.progress import Silent
 from mendscan.training.loop import LossOfStep, generator_for, make_optimiser, train_steps
 from mendscan.training.stages import SliceData, encode_views, prior_loss, validate_prior, validate_vqvae, vqvae_loss
-from mendscan.training.trainer import _new_plan, new_networks, slice_data, stage_steps
+from mendscan.training.trainer import new_networks, new_plan, slice_data, stage_steps
 from mendscan.volumes.reading import find_scans, read_volume
 
 EVALUATIONS = 20
@@ -127,7 +128,7 @@ def load(folder: Path, steps: int, work: Path) -> tuple[SliceData, float, SliceD
     """Return our training slices, the seconds that preparing them took, the plain ones, and the hold-out slices."""
     paths, facts = measure_cohort(find_scans(folder), Silent())
     device, assignments = choose_device("auto"), [f"training.steps={steps}"]
-    settings = _new_plan("auto", facts, seed=0, assignments=assignments, device=device).settings
+    settings = new_plan("auto", facts, seed=0, assignments=assignments, device=device).settings
     by_hash = {fact.content_hash: path for path, fact in zip(paths, facts, strict=True)}
     split = split_by_content(list(by_hash), settings)
 

@@ -13,7 +13,6 @@ from mendscan.errors import MendscanError, WriteError
 __all__ = ["run_demo"]
 
 HEALTHY, TESTED, ANOMALOUS = 100, 12, 8
-RESTORATIONS = 3
 RADIUS_MM = (10.0, 18.0)
 
 
@@ -35,7 +34,7 @@ def run_demo(folder: Path, *, minutes: float = 6.0, seed: int = 0) -> None:
     _simulate(folder, seed)
     _run("train", "-i", folder / "healthy", "-o", folder / "model", "--minutes", minutes)
     scans, results, labels = folder / "test" / "scans", folder / "results", folder / "test" / "labels"
-    _run("detect", "-m", folder / "model", "-i", scans, "-o", results, "--restorations", RESTORATIONS)
+    _run("detect", "-m", folder / "model", "-i", scans, "-o", results)
     _run("evaluate", "-i", results, "-l", labels, "-o", folder / "metrics.json")
     _compare(folder, scans, labels)
     _name_files(folder)

@@ -26,6 +26,7 @@ from jaxtyping import Float
 from scipy import ndimage
 
 from mendscan.errors import ResultsError
+from mendscan.parallel import available_cores, each_in_threads
 from mendscan.shapes import VoxelsXYZ
 from mendscan.volumes.volume import Volume
 from mendscan.volumes.writing import make_folder, write_csv, write_json, write_map
@@ -149,9 +150,12 @@ class Detection:
 
     def save(self, folder: str | Path) -> None:
         """Write map and restoration into a results folder, which is made if it is not there."""
-        for name, values_XYZ in ((MAPS, self.map_XYZ), (RESTORED, self.restored_XYZ)):
-            if values_XYZ is not None:
-                write_map(make_folder(Path(folder) / name) / f"{self.case}.nii.gz", values_XYZ, self.volume)
+        jobs = [
+            (make_folder(Path(folder) / name) / f"{self.case}.nii.gz", values_XYZ, self.volume)
+            for name, values_XYZ in ((MAPS, self.map_XYZ), (RESTORED, self.restored_XYZ))
+            if values_XYZ is not None
+        ]
+        each_in_threads(write_map, jobs, workers=available_cores())
 
     def score_row(self) -> dict[str, Any]:
         """Return the scan's row of ``scores.csv``."""
@@ -200,10 +204,12 @@ def find_components(
     labels, count = ndimage.label(map_XYZ > threshold, structure=np.ones((3, 3, 3)))
     if count == 0:
         return ()
-    index = np.arange(1, count + 1)
-    voxels = ndimage.sum_labels(np.ones_like(map_XYZ), labels, index)
-    sums, peaks = ndimage.sum_labels(map_XYZ, labels, index), ndimage.maximum(map_XYZ, labels, index)
-    centres = ndimage.center_of_mass(np.ones_like(map_XYZ), labels, index)
+    # Only the voxels above the threshold are looked at again: a scan has many, its components few.
+    where = np.nonzero(labels)
+    component, values = labels[where] - 1, map_XYZ[where]
+    voxels, sums = np.bincount(component), np.bincount(component, weights=values)
+    peaks = ndimage.maximum(values, component, np.arange(count))
+    centres = np.stack([np.bincount(component, weights=axis) for axis in where], axis=1) / voxels[:, None]
     voxel_mm3 = float(abs(np.linalg.det(volume.affine[:3, :3])))
     order = [n for n in np.argsort(-sums, kind="stable") if voxels[n] * voxel_mm3 >= smallest_mm3]
     return tuple(

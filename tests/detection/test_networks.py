@@ -16,6 +16,7 @@ from mendscan.detection.batch import _share_cores
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import bfloat16_is_fast
 from mendscan.detection.networks import EncodedScan, Networks, RestoredScan
+from mendscan.errors import SettingsError
 from mendscan.parallel import each_in_threads
 from mendscan.volumes.reading import read_volume
 
@@ -73,6 +74,15 @@ def test_fast_restores_in_bfloat16_and_leaves_the_score(detector: Detector, scan
     assert exact.residual_SHW.shape == fast.residual_SHW.shape
     assert fast.residual_SHW.dtype == np.float32
     np.testing.assert_allclose(fast.residual_SHW.mean(), exact.residual_SHW.mean(), rtol=0.2)
+
+
+@pytest.mark.parametrize("option", [{"schedule": "parallel"}, {"precision": "double"}])
+def test_a_misspelt_option_is_refused(
+    networks: Networks, scan: EncodedScan, nats: float, option: dict[str, str]
+) -> None:
+    # Where shapes and types are checked at run time, that check is the first to refuse.
+    with pytest.raises((SettingsError, TypeError), match=next(iter(option.values()))):
+        restored(networks, scan, nats, **option)
 
 
 def test_fast_is_the_same_score(detector: Detector, tmp_path: Path, write_scan: Callable[..., Path]) -> None:

@@ -12,7 +12,7 @@ from torch.nn.functional import conv2d, one_hot
 
 from mendscan.config import PRESETS, PriorSettings
 from mendscan.models.attention import CausalAttention
-from mendscan.models.causal import CausalBlock, WeightNormConv
+from mendscan.models.causal import CausalBlock, WeightNormConv, folded_weights
 from mendscan.models.masked import CodeConv, MaskedConv
 from mendscan.models.pixelsnail import PixelSNAIL, SnailBlock
 
@@ -361,3 +361,14 @@ def test_presets_return_logits_of_128_codes_on_their_grid(preset: str, grid: tup
         logits = prior(torch.randint(128, (1, *grid)), torch.zeros(1))
     assert logits.shape == (1, 128, *grid)
     assert logits.isfinite().all()
+
+
+def test_folded_weights_are_the_same_until_parameters_change() -> None:
+    prior, codes_Bhw, c = small_prior(), some_codes(2), torch.zeros(2, dtype=torch.float64)
+    reference = prior(codes_Bhw, c)
+    with folded_weights(prior):
+        assert torch.equal(prior(codes_Bhw, c), reference)
+    with torch.no_grad():
+        prior.logits.gain.mul_(2)
+    assert not torch.allclose(prior(codes_Bhw, c), reference)
+    assert "_folded" not in "".join(prior.state_dict())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from mendscan.detection.calibration import Evidence
 from mendscan.detection.devices import bfloat16_is_fast
 from mendscan.detection.restoration import Schedule, draw_uniforms, restore
 from mendscan.detection.scoring import WeightedRestoration, clipped_nll_score, nll_map, weigh_restorations
+from mendscan.errors import SettingsError
+from mendscan.models.causal import folded_weights
 from mendscan.models.decoding import SliceDecoder
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
@@ -121,9 +123,9 @@ class Networks:
         at = evenly_spaced(len(prepared.slices_SHW), self.settings.preparation.scored_slices)
         slices, position = torch.from_numpy(prepared.slices_SHW[at]), torch.from_numpy(prepared.positions_S[at])
         chunks = torch.arange(len(at)).split(self._batching.slices)
-        parts = each_in_threads(
-            self.codes_and_nll, [(slices[chunk], position[chunk]) for chunk in chunks], workers=self._threads
-        )
+        jobs = [(slices[chunk], position[chunk]) for chunk in chunks]
+        with folded_weights(self.prior):
+            parts = each_in_threads(self.codes_and_nll, jobs, workers=self._threads)
         codes, nll = (torch.cat([part[i].cpu() for part in parts]) for i in range(2))
         return EncodedScan(slices, position, codes, nll, prepared.foreground_SHW[at], at, content_hash)
 
@@ -184,7 +186,9 @@ class Networks:
         )
         jobs = [(scan.codes_Shw[group], scan.position_S[group], uniforms_RShw[:, group]) for group in groups]
         restored = torch.empty(uniforms_RShw.shape, dtype=scan.codes_Shw.dtype)
-        for group, codes in zip(groups, each_in_threads(work, jobs, workers=self._threads), strict=True):
+        with folded_weights(self.prior):
+            parts = each_in_threads(work, jobs, workers=self._threads)
+        for group, codes in zip(groups, parts, strict=True):
             restored[:, group] = codes
         return restored
 
@@ -212,6 +216,8 @@ class Networks:
         return [torch.arange(slices)[first::count] for first in range(count)]
 
     def _lower(self, precision: Precision) -> torch.dtype | None:
+        if precision not in get_args(Precision):
+            raise SettingsError("unknown precision", found=precision, expected=", ".join(get_args(Precision)))
         return torch.bfloat16 if precision == "fast" and bfloat16_is_fast(self.device) else None
 
     @torch.inference_mode()

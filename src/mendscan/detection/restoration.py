@@ -16,13 +16,14 @@ therefore right everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from mendscan.errors import SettingsError
 from mendscan.models.memory import Memory
 from mendscan.models.pixelsnail import PixelSNAIL
 
@@ -74,7 +75,11 @@ def restore(
     schedule: Schedule = "incremental",
     arithmetic: torch.dtype | None = None,
 ) -> Int[Tensor, "R S h w"]:
-    """Restore every slice R times by the given schedule; `restore_incrementally` explains the arguments."""
+    """Restore every slice R times by the given schedule; `restore_incrementally` explains the arguments.
+
+    Raises:
+        SettingsError: If there is no such schedule.
+    """
     given = (prior, codes_Shw, position_S)
     if schedule == "incremental":
         return restore_incrementally(
@@ -82,6 +87,8 @@ def restore(
         ).codes_RShw
     if schedule == "fixed-point":
         return restore_by_fixed_point(*given, uniforms_RShw, threshold_nats=threshold_nats)
+    if schedule != "sequential":
+        raise SettingsError("unknown schedule", found=schedule, expected=", ".join(get_args(Schedule)))
     each = [restore_sequentially(*given, uniforms, threshold_nats=threshold_nats) for uniforms in uniforms_RShw]
     return torch.stack(each)
 

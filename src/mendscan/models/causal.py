@@ -9,6 +9,8 @@ columns at once, in large convolutions.  Then `step` adds, column by column, wha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from mendscan.models.blocks import position_plane
 from mendscan.models.memory import Memory
 from mendscan.models.products import Product, RowConv, taps_last
 
-__all__ = ["CausalBlock", "CausalLayer", "WeightNormConv"]
+__all__ = ["CausalBlock", "CausalLayer", "WeightNormConv", "folded_weights"]
 
 
 class CausalLayer(nn.Module, ABC):
@@ -41,11 +43,13 @@ class WeightNormConv(nn.Module):
         self.direction = nn.Parameter(plain.weight.detach().clone())
         self.gain = nn.Parameter(_norms(self.direction.detach()))
         self.bias = nn.Parameter(torch.zeros(outputs))
+        self._folded: Tensor | None = None
 
     @property
     def weight(self) -> Float[Tensor, "D C y x"]:
         """g · v / ‖v‖."""
-        return self.direction * (self.gain / _norms(self.direction))
+        folded = self._folded
+        return self.direction * (self.gain / _norms(self.direction)) if folded is None else folded
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
         """Convolve; the caller pads, and thereby decides what is seen."""
@@ -54,6 +58,19 @@ class WeightNormConv(nn.Module):
     def product(self, memory: Memory) -> Product:
         """Return a 1×1 convolution as a product."""
         return Product(self.weight.flatten(1), self.bias, memory)
+
+
+@contextmanager
+def folded_weights(network: nn.Module) -> Iterator[None]:
+    """Compute the weights of all `WeightNormConv` once, for passes in which parameters do not change."""
+    convolutions = [module for module in network.modules() if isinstance(module, WeightNormConv)]
+    for convolution in convolutions:
+        convolution._folded = convolution.weight.detach()
+    try:
+        yield
+    finally:
+        for convolution in convolutions:
+            convolution._folded = None
 
 
 def _norms(weight: Tensor) -> Tensor:

@@ -125,7 +125,9 @@ class _Convolution(Step):
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__(layer)
         self.kernel, self.padding = _square(layer, stride=1)
-        self.reach = Reach(1, self.kernel - 1 - self.padding, self.padding)
+        if self.kernel != 2 * self.padding + 1:
+            _refuse(layer)
+        self.reach = Reach(1, self.padding, self.padding)
         self.work_per_pixel = float(layer.weight.numel())
 
     def keep(self, plain_1Chw: Tensor) -> Tensor:
@@ -148,6 +150,8 @@ class _Transposed(Step):
         super().__init__(layer)
         self.stride = layer.stride[0]
         self.kernel, self.padding = _square(layer, stride=self.stride)
+        if self.kernel + layer.output_padding[0] - 2 * self.padding != self.stride:
+            _refuse(layer)
         self.reach = Reach(self.stride, self.padding, self.kernel - self.stride - self.padding)
         self.work_per_pixel = layer.weight.numel() / self.stride**2
 
@@ -212,7 +216,7 @@ def steps_of(layers: Iterable[nn.Module]) -> list[Step]:
 
 def _refuse(layer: nn.Module) -> Never:
     known = ", ".join(sorted(kind.__name__ for kind in _STEP_OF))
-    raise TypeError(f"no window can be followed through {layer}; known are {known}, in their usual forms")
+    raise TypeError(f"no window can be followed through {layer}; known are {known}, that keep or multiply the size")
 
 
 def reach_of(steps: list[Step]) -> Reach:

@@ -109,7 +109,7 @@ def train(
     if resume:
         plan = _resumed_plan(folder / "work", facts, steps=steps, assignments=assignments)
     else:
-        plan = _new_plan(preset, facts, seed=seed, assignments=assignments, device=target)
+        plan = new_plan(preset, facts, seed=seed, assignments=assignments, device=target)
     split = split_by_content(hashes, plan.settings)
     work = make_folder(folder / "work")
     store = prepare_cohort(paths, hashes, plan.settings, work, progress)
@@ -236,9 +236,10 @@ def _check_request(
         )
 
 
-def _new_plan(
+def new_plan(
     preset: str, facts: Sequence[ScanFacts], *, seed: int, assignments: Sequence[str], device: torch.device
 ) -> Plan:
+    """Return the plan for a measured cohort, with the user's own settings."""
     cohort = fingerprint(facts)
     if preset == "auto":
         plan = plan_auto(cohort, seed=seed, bfloat16_is_fast=bfloat16_is_fast(device))
