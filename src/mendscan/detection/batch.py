@@ -116,6 +116,7 @@ def detect_folder(
             finding_rows += outcome[1]
         write_results(folder, score_rows, finding_rows, run)
         progress.advance()
+    _DETECTOR.clear()
     failed = sum(row["status"] == "failed" for row in score_rows)
     return BatchSummary(tuple(sorted(score_rows, key=lambda row: str(row["case"]))), failed)
 
