@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
+import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +24,7 @@ from mendscan.detection.calibration import VoxelCalibration
 from mendscan.detection.detector import Detector
 from mendscan.evaluation.benchmark import evaluate_baselines
 from mendscan.evaluation.folders import evaluate_folder
-from mendscan.results import read_scores
+from mendscan.evaluation.metrics import Evaluation
 from mendscan.volumes.reading import find_scans
 
 TEST_SCANS, ANOMALOUS = 40, 20
@@ -49,14 +49,12 @@ def main() -> None:
         seconds["train"] = timed(command + [part for pair in arguments.set for part in ("--set", pair)])
     restorations = [] if arguments.restorations is None else ["--restorations", str(arguments.restorations)]
     seconds["detect"] = timed(["detect", "-m", model, "-i", test / "scans", "-o", results, *restorations])
-    metrics_file = output / f"metrics-{arguments.anomaly_seed}.json"
-    timed(["evaluate", "-i", results, "-l", test / "labels", "-o", metrics_file])
+    timed(["evaluate", "-i", results, "-l", test / "labels", "-o", output / f"evaluation-{arguments.anomaly_seed}"])
     baselines = evaluate_baselines(model, healthy, test / "scans", test / "labels", output / "baselines")
-    rows = {"mendscan": json.loads(metrics_file.read_text())}
+    rows = {"mendscan": evaluate_folder(results, test / "labels", strata=False)}
     if arguments.paper_map:
         rows["the paper's map"] = papers_map(model, test, output / "paper", results)
-    rows |= {name: metrics.as_dict() for name, metrics in baselines.items()}
-    print_table(rows)
+    print_table(rows | baselines)
     print({name: round(value, 1) for name, value in seconds.items()})
 
 
@@ -84,14 +82,14 @@ def split_scans(data: Path, healthy: Path, held_out: Path) -> None:
             (folder / path.name).symlink_to(path.resolve())
 
 
-def papers_map(model: Path, test: Path, folder: Path, results: Path) -> dict[str, float | None]:
+def papers_map(model: Path, test: Path, folder: Path, results: Path) -> Evaluation:
     """Detect with the same networks and the paper's map in place of the standardised one; the scores are the same."""
     detector = Detector.load(model)
     paper = replace(detector.calibration, voxels=VoxelCalibration(threshold=0.5))
     for scan in find_scans(test / "scans"):
         Detector(detector.networks, paper, model_hash=detector.model_hash).detect(scan).save(folder)
-    metrics = evaluate_folder(folder, test / "labels", healthy_threshold=None, scores=read_scores(results))
-    return metrics.as_dict()
+    shutil.copy(results / "scores.csv", folder / "scores.csv")
+    return evaluate_folder(folder, test / "labels", strata=False)
 
 
 def timed(command: list[object]) -> float:
@@ -100,12 +98,12 @@ def timed(command: list[object]) -> float:
     return time.perf_counter() - started
 
 
-def print_table(rows: dict[str, dict[str, float | None]]) -> None:
-    names = ("voxel_ap", "voxel_auroc", "best_dice", "dice_at_healthy_threshold", "sample_ap", "sample_auroc")
+def print_table(rows: dict[str, Evaluation]) -> None:
+    names = ("voxel_ap", "voxel_auroc", "best_dice", "dice", "lesion_froc", "sample_ap", "sample_auroc")
     print("| method | " + " | ".join(name.replace("_", " ") for name in names) + " |")
     print("|---|" + "---|" * len(names))
-    for method, figures in rows.items():
-        cells = ("–" if figures[name] is None else f"{figures[name]:.3f}" for name in names)
+    for method, evaluation in rows.items():
+        cells = ("–" if evaluation[name] is None else f"{evaluation[name]:.3f}" for name in names)
         print(f"| {method} | " + " | ".join(cells) + " |")
 
 

@@ -21,7 +21,7 @@ LAYERS = (
     {"evaluation"},
     {"report"},
     {"console"},
-    {"demo"},
+    {"demo", "exits"},
     {"cli"},
     {"__main__", "__init__"},
 )

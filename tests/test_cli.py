@@ -20,10 +20,23 @@ OPTIONS = {
         "workers",
         "schedule",
         "precision",
+        "false-positive-rate",
+        "false-positives-per-scan",
         "debug",
         "help",
     },
-    "evaluate": {"input", "labels", "output", "debug", "help"},
+    "evaluate": {
+        "input",
+        "labels",
+        "output",
+        "compare",
+        "threshold",
+        "resamples",
+        "seed",
+        "official",
+        "debug",
+        "help",
+    },
     "demo": {"output", "minutes", "debug", "help"},
 }
 
@@ -84,6 +97,8 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path) -> None:
 
 
 def test_evaluating_a_folder_without_results_is_refused(tmp_path) -> None:
-    shown = run("evaluate", "-i", tmp_path, "-l", tmp_path)
+    (tmp_path / "labels" / "sample").mkdir(parents=True)
+    (tmp_path / "labels" / "sample" / "a.nii.gz.txt").write_text("1")
+    shown = run("evaluate", "-i", tmp_path, "-l", tmp_path / "labels")
     assert shown.exit_code == 2
-    assert "not a results folder" in re.sub(r"\s+", " ", shown.output)
+    assert "no maps and no scores" in re.sub(r"\s+", " ", shown.output)

@@ -46,15 +46,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--restorations", 4),
         expected=3,
     )
-    run("evaluate", "-i", folder / "results", "-l", folder / "labels", "-o", folder / "metrics.json")
+    run("evaluate", "-i", folder / "results", "-l", folder / "labels", "-o", folder / "evaluation")
     return folder
 
 
 def test_the_blob_is_found(folder: Path) -> None:
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["voxel_auroc"] > 0.9
-    assert metrics["voxel_ap"] > 5 * metrics["voxel_prevalence"]
-    assert metrics["n_counted_as_zeros"] == 0
+    evaluation = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    figures = {name: figure["estimate"] for name, figure in evaluation["figures"].items()}
+    assert figures["voxel_auroc"] > 0.9
+    assert figures["voxel_ap"] > 5 * evaluation["voxel_prevalence"]
+    assert evaluation["counts"]["counted_as_zeros"] == 0
+    assert (folder / "evaluation" / "evaluation.png").is_file()
 
 
 def test_a_finding_lies_in_the_blob(folder: Path) -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Callable
 from enum import StrEnum
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mendscan.errors import CohortError, Interrupted, MendscanError, ModelError, ResultsError, SettingsError, WriteError
+from mendscan.exits import EXIT_ALL_FAILED, EXIT_INTERNAL, EXIT_SOME_FAILED, reports_errors
 
 __all__ = ["app", "main"]
-
-EXIT_INTERNAL, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_ALL_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 4, 143
 
 app = typer.Typer(
     name="mendscan",
@@ -65,53 +60,10 @@ class Precision(StrEnum):
 
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the best there is.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks and log messages.")]
-
-
-def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors into one line and an exit code."""
-
-    @wraps(command)
-    def guarded(*args: Any, debug: bool = False, **options: Any) -> None:
-        logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
-        for chatty in ("matplotlib", "nibabel", "PIL", "concurrent.futures"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
-        try:
-            command(*args, **options)
-        except MendscanError as error:
-            if debug:
-                raise
-            typer.secho(f"error: {error}", err=True, fg="red")
-            raise typer.Exit(_exit_code(error)) from None
-        except KeyboardInterrupt:
-            typer.secho("interrupted", err=True, fg="red")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-
-    guarded.__annotations__["debug"] = DebugOption
-    signature = _with_debug(command)
-    guarded.__signature__ = signature  # type: ignore[attr-defined]
-    return guarded
-
-
-def _with_debug(command: Callable[..., None]) -> Any:
-    import inspect
-
-    signature = inspect.signature(command, eval_str=True)
-    debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DebugOption)
-    return signature.replace(parameters=[*signature.parameters.values(), debug])
-
-
-def _exit_code(error: MendscanError) -> int:
-    if isinstance(error, Interrupted):
-        return EXIT_INTERRUPTED
-    if isinstance(error, CohortError):
-        return EXIT_ALL_FAILED
-    usage = (SettingsError, ModelError, ResultsError, WriteError)
-    return EXIT_USAGE if isinstance(error, usage) else EXIT_INTERNAL
 
 
 @app.command()
-@_reports_errors
+@reports_errors
 def train(
     healthy: Annotated[Path, typer.Option("--input", "-i", help="Folder of healthy .nii/.nii.gz scans, any depth.")],
     model: Annotated[Path, typer.Option("--output", "-o", help="Model folder to write.")],
@@ -152,7 +104,7 @@ def train(
 
 
 @app.command()
-@_reports_errors
+@reports_errors
 def detect(
     model: Annotated[Path, typer.Option("--model", "-m", help="Model folder that mendscan train wrote.")],
     scans: Annotated[Path, typer.Option("--input", "-i", help="A scan, or a folder of scans at any depth.")],
@@ -169,6 +121,13 @@ def detect(
     precision: Annotated[
         Precision, typer.Option(help="fast restores in bfloat16 where the processor has it.")
     ] = Precision.exact,
+    false_positive_rate: Annotated[
+        float, typer.Option(help="Flag scans so that at most this share of healthy scans is flagged.")
+    ] = 0.05,
+    false_positives_per_scan: Annotated[
+        float | None,
+        typer.Option(help="Keep findings so strong that a healthy scan has at most this many; all by default."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Cores to use; all by default.")] = None,
 ) -> None:
     """Score scans, restore them and map where they depart from healthy anatomy.
@@ -190,6 +149,8 @@ def detect(
             maps=maps,
             schedule=schedule.value,
             precision=precision.value,
+            false_positive_rate=false_positive_rate,
+            false_positives_per_scan=false_positives_per_scan,
             workers=workers,
             after_save=save_figure,
             progress=progress,
@@ -200,33 +161,62 @@ def detect(
 
 
 @app.command()
-@_reports_errors
+@reports_errors
 def evaluate(
-    results: Annotated[Path, typer.Option("--input", "-i", help="Results folder that mendscan detect wrote.")],
-    labels: Annotated[
-        Path, typer.Option("--labels", "-l", help="Folder with pixel/NAME.nii.gz, sample/NAME.nii.gz.txt.")
+    results: Annotated[
+        Path, typer.Option("--input", "-i", help="Folder of maps and scores: of mendscan, MOOD or anyone.")
     ],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the figures as JSON.")] = None,
+    labels: Annotated[
+        Path, typer.Option("--labels", "-l", help="Folder of labels: pixel/ and sample/ as MOOD, or NAME.nii.gz.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for JSON, CSV tables and a picture.")
+    ] = None,
+    other: Annotated[
+        Path | None, typer.Option("--compare", help="Another folder of maps: print the paired difference to it.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Healthy threshold of the maps; what the results name by default.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the intervals.")] = 2000,
+    seed: SeedOption = 0,
+    official: Annotated[
+        bool, typer.Option("--official", help="Only the MOOD challenge's figures, by its script's exact rules.")
+    ] = False,
 ) -> None:
-    """Compare results with labels: exact pooled voxel AP and AUROC, sample AP and AUROC, Dice.
+    """Compare any method's maps and scores with labels: exact figures with intervals, by lesion and by stratum.
 
-    Example: mendscan evaluate -i results -l labels -o metrics.json
+    Needs no model.  Example: mendscan evaluate -i results -l labels -o evaluation
     """
-    from mendscan.console import show_metrics
-    from mendscan.evaluation.folders import evaluate_folder
-    from mendscan.results import read_run, read_scores
-    from mendscan.volumes.writing import write_json
+    from mendscan.console import ConsoleProgress, show_differences, show_evaluation, show_official
 
-    metrics = evaluate_folder(
-        results, labels, healthy_threshold=read_run(results)["map_threshold"], scores=read_scores(results)
-    )
-    show_metrics(metrics)
+    if official:
+        from mendscan.evaluation.official import official_figures
+
+        with ConsoleProgress() as progress:
+            figures = official_figures(results, labels, progress=progress)
+        for mode, figure in figures.items():
+            show_official(figure, mode)
+        return
+    from mendscan.evaluation.folders import compare, evaluate_folder
+    from mendscan.evaluation.tables import write_evaluation
+    from mendscan.report.evaluation_figures import save_evaluation_figure
+
+    options: dict[str, Any] = {"threshold": threshold, "resamples": resamples, "seed": seed}
+    with ConsoleProgress() as progress:
+        evaluation = evaluate_folder(results, labels, progress=progress, **options)
+        second = None if other is None else evaluate_folder(other, labels, progress=progress, **options)
+    show_evaluation(evaluation)
+    differences = None if second is None else compare(evaluation, second)
+    if differences is not None and other is not None:
+        show_differences(differences, results, other)
     if output is not None:
-        write_json(output, metrics.as_dict())
+        write_evaluation(evaluation, output, differences=differences)
+        save_evaluation_figure(evaluation, output / "evaluation.png")
 
 
 @app.command()
-@_reports_errors
+@reports_errors
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; must not exist or be empty.")] = Path(
         "demo"

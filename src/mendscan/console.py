@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +21,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mendscan.evaluation.measures import FIGURES
+
 if TYPE_CHECKING:
     from mendscan.cohort.planning import Plan
-    from mendscan.evaluation.metrics import Metrics
+    from mendscan.evaluation.bootstrap import Difference, Interval
+    from mendscan.evaluation.metrics import Evaluation
+    from mendscan.evaluation.official import OfficialFigure
+    from mendscan.evaluation.strata import Stratum
     from mendscan.training.trainer import TrainingSummary
 
 __all__ = [
@@ -30,7 +36,9 @@ __all__ = [
     "console",
     "show_comparison",
     "show_detection",
-    "show_metrics",
+    "show_differences",
+    "show_evaluation",
+    "show_official",
     "show_plan",
     "show_training",
 ]
@@ -136,35 +144,76 @@ def show_detection(rows: Sequence[dict[str, Any]], results: Path) -> None:
     console.print("[dim]Research use only: a score means unlikely under the healthy training scans, not disease.[/dim]")
 
 
-def show_metrics(metrics: Metrics) -> None:
-    """Print the figures of an evaluation."""
-    console.print(f"{metrics.n_cases_pixel} cases with voxel labels, {metrics.n_cases_sample} with scan labels")
-    table = Table()
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    for name, value in (
-        ("voxel AP (pooled, exact)", metrics.voxel_ap),
-        ("voxel AUROC", metrics.voxel_auroc),
-        ("anomalous share of voxels", metrics.voxel_prevalence),
-        ("sample AP", metrics.sample_ap),
-        ("sample AUROC", metrics.sample_auroc),
-        ("best Dice (oracle threshold)", metrics.best_dice),
-        ("Dice at the healthy threshold", metrics.dice_at_healthy_threshold),
-    ):
-        table.add_row(name, "–" if value is None else f"{value:.4f}")
+def show_evaluation(evaluation: Evaluation) -> None:
+    """Print the figures of an evaluation with their intervals, and what was found by stratum."""
+    counts = evaluation.counts
+    console.print(
+        f"{counts['cases']} scans of {counts['subjects']} subjects: {counts['cases_with_voxel_label']} with voxel "
+        f"labels ({counts['lesions']} lesions in {counts['cases_with_lesions']}), "
+        f"{counts['cases_with_scan_label']} with scan labels ({counts['anomalous_scans']} anomalous)"
+    )
+    table = Table(caption=f"{evaluation.level:.0%} intervals: bootstrap over subjects", caption_justify="left")
+    for name, justify in (("figure", "left"), ("value", "right"), ("interval", "right"), ("", "left")):
+        table.add_column(name, justify=justify, style="dim" if not name else None)  # type: ignore[arg-type]
+    for name, meaning in FIGURES.items():
+        if name in evaluation.figures:
+            table.add_row(name.replace("_", " "), *_figure_cells(evaluation.figures[name]), meaning)
     console.print(table)
-    if metrics.n_counted_as_zeros:
-        console.print(f"[bold red]{metrics.n_counted_as_zeros} cases had no usable map and counted as zeros[/bold red]")
+    if evaluation.strata:
+        console.print(_strata_table(evaluation.strata))
+    for remark in evaluation.remarks:
+        console.print(f"note: {remark}", style="yellow", soft_wrap=True)
+    if counts["counted_as_zeros"]:
+        console.print(f"[bold red]{counts['counted_as_zeros']} cases had no usable prediction and counted as zeros[/]")
 
 
-def show_comparison(rows: Mapping[str, Mapping[str, float | None]]) -> None:
+def _strata_table(strata: Sequence[Stratum]) -> Table:
+    names = ("voxel_ap", "voxel_auroc", "lesion_sensitivity", "lesion_froc", "sample_auroc")
+    shown = [name for name in names if any(name in stratum.figures for stratum in strata)]
+    table = Table(title="by stratum, each against everything healthy", title_justify="left")
+    for name in ("", "stratum", "n", *(name.replace("_", " ") for name in shown)):
+        table.add_column(name, justify="left" if name in ("", "stratum") else "right")
+    for stratum in strata:
+        cells = (" ".join(_figure_cells(stratum.figures[name])) if name in stratum.figures else "" for name in shown)
+        table.add_row(stratum.family, stratum.name, str(stratum.anomalies), *cells)
+    return table
+
+
+def _figure_cells(figure: Interval) -> tuple[str, str]:
+    value = f"{figure.estimate:.3f}" if math.isfinite(figure.estimate) else "–"
+    return value, f"[{figure.low:.3f}, {figure.high:.3f}]" if math.isfinite(figure.low) else ""
+
+
+def show_differences(differences: Mapping[str, Difference], first: Path, second: Path) -> None:
+    """Print a paired comparison of two methods on the same cases."""
+    table = Table(title=f"{first} minus {second}, paired over subjects", title_justify="left")
+    for name in ("figure", "difference", "interval", "p"):
+        table.add_column(name, justify="left" if name == "figure" else "right")
+    for name in FIGURES:
+        if name in differences:
+            one = differences[name]
+            ends = f"{one.low:+.3f} to {one.high:+.3f}" if math.isfinite(one.low) else ""
+            p_value = f"{one.p_value:.3f}" if math.isfinite(one.p_value) else "–"
+            value = f"{one.estimate:+.3f}" if math.isfinite(one.estimate) else "–"
+            table.add_row(name.replace("_", " "), value, ends, p_value)
+    console.print(table)
+
+
+def show_official(figure: OfficialFigure, mode: str) -> None:
+    """Print the challenge's figure, and what counted as zeros in it."""
+    for problem in figure.problems:
+        console.print(f"{problem.case}: {problem.problem}", style="yellow", markup=False, soft_wrap=True)
+    console.print(f"official {mode} average precision: [bold]{figure.value:.6f}[/bold] ({figure.cases} cases)")
+
+
+def show_comparison(rows: Mapping[str, Evaluation]) -> None:
     """Print the figures of several methods on the same cases."""
-    names = ("voxel_ap", "voxel_auroc", "best_dice", "dice_at_healthy_threshold", "sample_ap", "sample_auroc")
+    names = ("voxel_ap", "voxel_auroc", "best_dice", "dice", "lesion_froc", "sample_ap", "sample_auroc")
     table = Table()
     table.add_column("method")
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
-    for method, figures in rows.items():
-        cells = ("–" if figures[name] is None else f"{figures[name]:.3f}" for name in names)
-        table.add_row(method, *cells)
+    for method, evaluation in rows.items():
+        values = (evaluation[name] for name in names)
+        table.add_row(method, *("–" if value is None else f"{value:.3f}" for value in values))
     console.print(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +34,7 @@ def run_demo(folder: Path, *, minutes: float = 6.0, seed: int = 0) -> None:
     _run("train", "-i", folder / "healthy", "-o", folder / "model", "--minutes", minutes)
     scans, results, labels = folder / "test" / "scans", folder / "results", folder / "test" / "labels"
     _run("detect", "-m", folder / "model", "-i", scans, "-o", results)
-    _run("evaluate", "-i", results, "-l", labels, "-o", folder / "metrics.json")
+    _run("evaluate", "-i", results, "-l", labels, "-o", folder / "evaluation")
     _compare(folder, scans, labels)
     _name_files(folder)
 
@@ -67,13 +66,14 @@ def _run(*arguments: object) -> None:
 
 def _compare(folder: Path, scans: Path, labels: Path) -> None:
     from mendscan.evaluation.benchmark import evaluate_baselines
+    from mendscan.evaluation.folders import evaluate_folder
 
     console.rule("the same cases, by an atlas")
     baselines = evaluate_baselines(
         folder / "model", folder / "healthy", scans, labels, folder / "baselines", names=("atlas",)
     )
-    rows = {"mendscan": json.loads((folder / "metrics.json").read_text())}
-    show_comparison(rows | {f"{name} |z|": metrics.as_dict() for name, metrics in baselines.items()})
+    rows = {"mendscan": evaluate_folder(folder / "results", labels, strata=False)}
+    show_comparison(rows | {f"{name} |z|": evaluation for name, evaluation in baselines.items()})
 
 
 def _name_files(folder: Path) -> None:
@@ -82,6 +82,7 @@ def _name_files(folder: Path) -> None:
         (folder / "results" / "figures", "a picture per scan: scan, restoration, map"),
         (folder / "results" / "scores.csv", "a row per scan"),
         (folder / "results" / "findings.csv", "a row per finding"),
+        (folder / "evaluation" / "evaluation.png", "curves, scores, calibration, strata"),
         (folder / "results" / "maps", "the maps, over test/scans in any NIfTI viewer"),
         (folder / "model" / "curves.png", "how training went"),
         (folder / "model" / "README.md", "the model card"),

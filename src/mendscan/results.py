@@ -8,7 +8,7 @@ file                         content
 ``maps/CASE.nii.gz``         anomaly map, float32 in [0, 1], higher = more anomalous, in the scan's own geometry
 ``restored/CASE.nii.gz``     the healthy version of the scan, float32, own geometry and intensity scale
 ``figures/CASE.png``         scan, restoration and map on the worst slices
-``results.json``             model hash, settings, seed, versions, healthy threshold of the maps
+``results.json``             model hash, settings, seed, versions, thresholds from healthy scans
 ===========================  ==============================================================================
 """
 
@@ -48,6 +48,7 @@ SCORE_COLUMNS = (
     "status",
     "score",
     "p_value",
+    "flagged",
     "max_slice",
     "max_slice_axis",
     "map_max",
@@ -63,6 +64,7 @@ FINDING_COLUMNS = (
     "voxels",
     "peak",
     "mean",
+    "expected_false_per_scan",
     "centre_x_mm",
     "centre_y_mm",
     "centre_z_mm",
@@ -84,6 +86,7 @@ class Finding:
         mean: Mean value of the map in it.
         centre_mm: Centre of mass in the scan's world coordinates (RAS+ mm).
         centre_voxel: The same in voxels of the file's own axes.
+        expected_false: How many findings with at least this peak a healthy scan has; None if that is not known.
     """
 
     volume_mm3: float
@@ -92,6 +95,7 @@ class Finding:
     mean: float
     centre_mm: tuple[float, float, float]
     centre_voxel: tuple[float, float, float]
+    expected_false: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +162,7 @@ class Detection:
         each_in_threads(write_map, jobs, workers=available_cores())
 
     def score_row(self) -> dict[str, Any]:
-        """Return the scan's row of ``scores.csv``."""
+        """Return the scan's row of ``scores.csv``; whether it is flagged depends on the wanted rate."""
         axis, index = self.max_slice
         peak = "" if self.map_XYZ is None else round(float(self.map_XYZ.max()), 6)
         return {
@@ -183,6 +187,7 @@ class Detection:
                 "voxels": finding.voxels,
                 "peak": round(finding.peak, 4),
                 "mean": round(finding.mean, 4),
+                "expected_false_per_scan": None if finding.expected_false is None else round(finding.expected_false, 4),
                 **{f"centre_{a}_mm": round(mm, 2) for a, mm in zip("xyz", finding.centre_mm, strict=True)},
                 **{f"centre_{a}": round(v, 1) for a, v in zip("ijk", finding.centre_voxel, strict=True)},
             }

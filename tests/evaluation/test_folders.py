@@ -5,6 +5,7 @@ from sklearn.metrics import average_precision_score
 
 from mendscan.errors import ResultsError
 from mendscan.evaluation.folders import evaluate_folder
+from mendscan.evaluation.metrics import case_rows
 
 SHAPE = (5, 6, 7)
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0.1, -20], [0, -0.1, 2, 5], [0, 0, 0, 1.0]])
@@ -40,8 +41,16 @@ def add_sample_label(folders, name, number):
     (folders[1] / "sample" / f"{name}.nii.gz.txt").write_text(f"{number}\n")
 
 
-def evaluate(folders, scores=None, healthy_threshold=0.5):
-    return evaluate_folder(*folders, healthy_threshold=healthy_threshold, scores=scores or {})
+def evaluate(folders, scores=None, threshold=0.5):
+    if scores is not None:
+        folders[0].mkdir(exist_ok=True)
+        lines = ["case,score", *(f"{name},{score!r}" for name, score in scores.items())]
+        (folders[0] / "scores.csv").write_text("\n".join(lines))
+    return evaluate_folder(*folders, threshold=threshold, resamples=20)
+
+
+def rows_of(evaluation):
+    return {row["case"]: row for row in case_rows(evaluation)}
 
 
 def challenge_ap(*pairs):
@@ -52,21 +61,24 @@ def challenge_ap(*pairs):
 def test_pools_the_voxels_of_all_cases(folders):
     pairs = [add_pixel_case(folders, f"case{i}", seed=i) for i in range(3)]
     metrics = evaluate(folders)
-    assert metrics.voxel_ap == challenge_ap(*pairs)
-    assert [case.voxel_ap for case in metrics.cases] == [challenge_ap(pair) for pair in pairs]
-    assert [case.n_voxels for case in metrics.cases] == [np.prod(SHAPE)] * 3
-    assert (metrics.n_cases_pixel, metrics.n_cases_sample, metrics.n_counted_as_zeros) == (3, 0, 0)
-    assert metrics.sample_ap is None
-    assert metrics.healthy_threshold == 0.5
-    assert 0 < metrics.dice_at_healthy_threshold <= metrics.best_dice
+    assert metrics["voxel_ap"] == challenge_ap(*pairs)
+    assert [row["ap"] for row in case_rows(metrics)] == pytest.approx([challenge_ap(pair) for pair in pairs], rel=1e-12)
+    assert [row["voxels"] for row in case_rows(metrics)] == [np.prod(SHAPE)] * 3
+    assert tuple(
+        metrics.counts[n] for n in ("cases_with_voxel_label", "cases_with_scan_label", "counted_as_zeros")
+    ) == (3, 3, 0)
+    assert metrics["sample_ap"] is None
+    assert metrics.threshold == 0.5
+    assert 0 < metrics["dice"] <= metrics["best_dice"]
 
 
 def test_no_threshold_no_dice_at_it(folders):
     add_pixel_case(folders, "a", seed=0)
-    metrics = evaluate(folders, healthy_threshold=None)
-    assert metrics.dice_at_healthy_threshold is None
-    assert metrics.cases[0].dice_at_healthy_threshold is None
-    assert metrics.best_dice is not None
+    metrics = evaluate(folders, threshold=None)
+    assert metrics["dice"] is None
+    assert "dice" not in metrics.figures
+    assert "no healthy threshold" in metrics.remarks[0]
+    assert metrics["best_dice"] is not None
 
 
 def test_a_missing_map_counts_as_zeros(folders):
@@ -74,8 +86,8 @@ def test_a_missing_map_counts_as_zeros(folders):
     values, label = add_pixel_case(folders, "lost", seed=1)
     (folders[0] / "maps" / "lost.nii.gz").unlink()
     metrics = evaluate(folders)
-    assert metrics.voxel_ap == challenge_ap(kept, (np.zeros_like(values), label))
-    assert metrics.n_counted_as_zeros == 1
+    assert metrics["voxel_ap"] == challenge_ap(kept, (np.zeros_like(values), label))
+    assert metrics.counts["counted_as_zeros"] == 1
     (problem,) = metrics.cases[1].problems
     assert "missing" in problem
 
@@ -99,7 +111,7 @@ def test_an_unusable_map_counts_as_zeros(folders, write, message):
     _, label = add_pixel_case(folders, "broken", seed=1)
     write(folders[0] / "maps" / "broken.nii.gz")
     metrics = evaluate(folders)
-    assert metrics.voxel_ap == challenge_ap(kept, (np.zeros(SHAPE), label))
+    assert metrics["voxel_ap"] == challenge_ap(kept, (np.zeros(SHAPE), label))
     (problem,) = metrics.cases[0].problems
     assert message in problem
     assert str(folders[0]) not in problem
@@ -112,7 +124,7 @@ def test_a_truncated_map_counts_as_zeros(folders, share):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     metrics = evaluate(folders)
     assert "cannot be read" in metrics.cases[0].problems[0]
-    assert metrics.voxel_ap == metrics.voxel_prevalence
+    assert metrics["voxel_ap"] == metrics.prevalence
 
 
 def test_each_kind_of_label_enters_its_own_figures(folders):
@@ -121,14 +133,15 @@ def test_each_kind_of_label_enters_its_own_figures(folders):
     add_sample_label(folders, "both", 1)
     add_sample_label(folders, "sample_only", 0)
     metrics = evaluate(folders, scores={"both": 12.5, "sample_only": 3.0, "pixel_only": 99.0})
-    assert metrics.voxel_ap == challenge_ap(both, pixel_only)
-    assert (metrics.n_cases_pixel, metrics.n_cases_sample) == (2, 2)
-    assert (metrics.n_anomalous_pixel, metrics.n_anomalous_sample) == (2, 1)
-    assert (metrics.sample_ap, metrics.sample_auroc) == (1, 1)
-    assert metrics.n_counted_as_zeros == metrics.n_unlabelled == 0
-    rows = {case.name: case for case in metrics.cases}
-    assert rows["sample_only"].n_voxels is None
-    assert rows["pixel_only"].sample_score is None
+    assert metrics["voxel_ap"] == challenge_ap(both, pixel_only)
+    counts = metrics.counts
+    assert (counts["cases_with_voxel_label"], counts["cases_with_scan_label"]) == (2, 2)
+    assert (counts["cases_with_lesions"], counts["anomalous_scans"]) == (2, 1)
+    assert (metrics["sample_ap"], metrics["sample_auroc"]) == (1, 1)
+    assert metrics.counts["counted_as_zeros"] == counts["without_label"] == 0
+    rows = rows_of(metrics)
+    assert rows["sample_only"]["voxels"] is None
+    assert rows["pixel_only"]["score"] is None
 
 
 def test_sample_labels_alone_need_no_maps(folders):
@@ -138,9 +151,9 @@ def test_sample_labels_alone_need_no_maps(folders):
     for i, number in enumerate(["0", "1", "0.0", " 0.7 "]):
         add_sample_label(folders, f"case{i}", number)
     metrics = evaluate(folders, scores={f"case{i}": float(score) for i, score in enumerate([-1, 4, 5, 2000])})
-    assert metrics.sample_auroc == 0.75
-    assert metrics.voxel_ap is None
-    assert metrics.n_cases_pixel == 0
+    assert metrics["sample_auroc"] == 0.75
+    assert metrics["voxel_ap"] is None
+    assert metrics.counts["cases_with_voxel_label"] == 0
 
 
 @pytest.mark.parametrize("bad", [None, np.nan, np.inf, -np.inf])
@@ -151,10 +164,10 @@ def test_a_missing_score_is_the_lowest(folders, bad, others, counted_as):
         add_sample_label(folders, name, int(name == "lost"))
     metrics = evaluate(folders, scores=scores)
     lost = metrics.cases[2]
-    assert lost.sample_score == counted_as
+    assert lost.score == counted_as
     assert "the scan score is" in lost.problems[0]
-    assert metrics.n_counted_as_zeros == 1
-    assert metrics.sample_auroc <= 0.25
+    assert metrics.counts["counted_as_zeros"] == 1
+    assert metrics["sample_auroc"] <= 0.25
 
 
 def test_predictions_without_label_are_counted_only(folders):
@@ -162,7 +175,7 @@ def test_predictions_without_label_are_counted_only(folders):
     save(folders[0] / "maps" / "b.nii.gz", np.ones(SHAPE, np.float32))
     metrics = evaluate(folders, scores={"a": 1.0, "b": 1.0, "c": 1.0})
     assert metrics.n_unlabelled == 2
-    assert metrics.voxel_ap == challenge_ap(pair)
+    assert metrics["voxel_ap"] == challenge_ap(pair)
 
 
 def test_names_match_across_compression_and_hidden_files_are_left_out(folders):
@@ -177,14 +190,13 @@ def test_names_match_across_compression_and_hidden_files_are_left_out(folders):
     assert metrics.cases[0].problems == ()
 
 
-@pytest.mark.parametrize("shape", [(5, 6, 7, 1), (5, 6, 1)])
-def test_appended_axes_of_length_one_do_not_matter(folders, shape):
-    values, label = random_pair(0, shape)
+def test_an_appended_axis_of_length_one_does_not_matter(folders):
+    values, label = random_pair(0, (*SHAPE, 1))
     save(folders[0] / "maps" / "a.nii.gz", values)
     save(folders[1] / "pixel" / "a.nii.gz", np.squeeze(label, axis=-1))
     metrics = evaluate(folders)
     assert metrics.cases[0].problems == ()
-    assert metrics.voxel_ap == challenge_ap((values, label))
+    assert metrics["voxel_ap"] == challenge_ap((values, label))
 
 
 def test_stored_scaling_is_applied(folders):
@@ -195,7 +207,7 @@ def test_stored_scaling_is_applied(folders):
     nib.save(image, results / "maps" / "a.nii.gz")
     save(labels / "pixel" / "a.nii.gz", label)
     stored = nib.load(results / "maps" / "a.nii.gz").get_fdata(dtype=np.float32)
-    assert evaluate(folders).voxel_ap == challenge_ap((stored, label))
+    assert evaluate(folders)["voxel_ap"] == challenge_ap((stored, label))
 
 
 @pytest.mark.parametrize("shift_mm", [1e-3, 9e-3])
@@ -225,7 +237,7 @@ def test_a_map_elsewhere_in_space_is_an_error(folders, affine):
 
 def test_folders_without_labels_are_an_error(folders, tmp_path):
     results, _ = folders
-    with pytest.raises(ResultsError, match=r"no labels \(found pixel/, sample/, expected pixel/NAME"):
+    with pytest.raises(ResultsError, match=r"no labels \(found pixel, sample, expected pixel/NAME"):
         evaluate(folders)
     with pytest.raises(ResultsError, match=r"no labels .*found no such folder"):
         evaluate((results, tmp_path / "nowhere"))
@@ -234,10 +246,13 @@ def test_folders_without_labels_are_an_error(folders, tmp_path):
         evaluate((results, tmp_path / "empty"))
 
 
-def test_voxel_labels_without_maps_folder_is_an_error(folders):
+def test_nothing_to_evaluate_is_an_error(folders, tmp_path):
     add_pixel_case(folders, "a", seed=0)
-    with pytest.raises(ResultsError, match="no maps"):
-        evaluate((folders[1], folders[1]))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ResultsError, match=r"no maps and no scores \(found an empty folder"):
+        evaluate((tmp_path / "empty", folders[1]))
+    with pytest.raises(ResultsError, match="no maps to compare with the voxel labels"):
+        evaluate((tmp_path / "empty", folders[1]), scores={"a": 1.0})
 
 
 def test_two_files_of_one_case_are_an_error(folders):

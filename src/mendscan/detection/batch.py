@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 import mendscan
+from mendscan.detection.calibration import Calibration
+from mendscan.detection.conformal import counted_at_most, smallest_p_value
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import choose_device
 from mendscan.detection.networks import Precision
 from mendscan.detection.restoration import Schedule
-from mendscan.errors import MendscanError
+from mendscan.errors import MendscanError, SettingsError
 from mendscan.parallel import available_cores, each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.results import Detection, forget_case, write_results
@@ -47,6 +49,8 @@ class _Options:
     maps: bool
     schedule: Schedule
     precision: Precision
+    false_positive_rate: float
+    false_positives_per_scan: float | None
 
 
 def detect_folder(
@@ -60,6 +64,8 @@ def detect_folder(
     maps: bool = True,
     schedule: Schedule = "incremental",
     precision: Precision = "exact",
+    false_positive_rate: float = 0.05,
+    false_positives_per_scan: float | None = None,
     workers: int | None = None,
     after_save: AfterSave | None = None,
     progress: Progress | None = None,
@@ -78,6 +84,10 @@ def detect_folder(
         maps: Whether to restore and map, or only to score.
         schedule: How restored codes are computed; all give the same, the others far more slowly.
         precision: ``fast`` restores in bfloat16 where the processor has it: same scores, slightly other maps.
+        false_positive_rate: Scans are flagged so that at most this share of healthy scans is.  Where there are too few
+            calibration scans for it none is flagged or cleared, and `progress` is told.
+        false_positives_per_scan: Keep only findings so strong that a healthy scan has at most this many, on average;
+            None keeps all.
         workers: Cores to use; None = all on the CPU, and no process beside an accelerator.  Scans are shared out to
             processes, the slices of each scan to the cores that are left.
         after_save: Called, in the worker, with each detection and the results folder.
@@ -85,16 +95,17 @@ def detect_folder(
 
     Raises:
         CohortError: If there is no scan.
-        ModelError: If the model cannot be used.
+        ModelError: If the model cannot be used, or does not know the findings of healthy scans.
+        SettingsError: If a wanted number is out of range, or `false_positives_per_scan` too small for the model.
     """
     progress = progress or Silent()
     folder = Path(results)
     paths = find_scans(scans)
     processes, threads = _share_cores(len(paths), workers, on_cpu=choose_device(device).type == "cpu")
     detector = Detector.load(model, device=device, workers=threads)
+    options = _Options(restorations, seed, maps, schedule, precision, false_positive_rate, false_positives_per_scan)
+    run = _run_facts(detector, options) | _healthy_thresholds(detector.calibration, options, progress)
     make_folder(folder)
-    options = _Options(restorations, seed, maps, schedule, precision)
-    run = _run_facts(detector, options)
     score_rows: list[dict[str, Any]] = []
     finding_rows: list[dict[str, Any]] = []
     progress.begin("detect", len(paths))
@@ -149,16 +160,47 @@ def _detect_one(
         maps=options.maps,
         schedule=options.schedule,
         precision=options.precision,
+        false_positives_per_scan=options.false_positives_per_scan,
     )
     if options.maps:
         detection.save(folder)
     if after_save is not None:
         after_save(detection, folder)
-    return detection.score_row(), detection.finding_rows()
+    row = detection.score_row() | {"flagged": _flagged(detection.p_value, _DETECTOR[0].calibration, options)}
+    return row, detection.finding_rows()
+
+
+def _flagged(p_value: float, calibration: Calibration, options: _Options) -> int | None:
+    """Return 1 or 0; None where no p-value can be small enough."""
+    if smallest_p_value(len(calibration.healthy_scores)) > options.false_positive_rate:
+        return None
+    return int(p_value <= options.false_positive_rate)
 
 
 def _failed_row(path: Path, error: MendscanError) -> dict[str, Any]:
     return {"case": case_name(path), "status": "failed", "code": error.code, "message": str(error.at(path.name))}
+
+
+def _healthy_thresholds(calibration: Calibration, options: _Options, progress: Progress) -> dict[str, Any]:
+    """Return what the wanted rates mean in scores and peaks; one rate that cannot be kept is said and left empty."""
+    rate, count, scans = options.false_positive_rate, options.false_positives_per_scan, len(calibration.healthy_scores)
+    score_threshold = finding_threshold = None
+    try:
+        score_threshold = calibration.score_threshold(false_positive_rate=rate)
+    except SettingsError as error:
+        if error.code != "E_TOO_FEW_SCANS":
+            raise
+        progress.say(f"no scan is flagged: {error}")
+    if count is not None:
+        finding_threshold = calibration.finding_threshold(false_positives_per_scan=count)
+    return {
+        "false_positive_rate": rate,
+        "score_threshold": score_threshold,
+        "smallest_p_value": smallest_p_value(scans),
+        "false_positives_per_scan": count,
+        "findings_counted_per_scan": None if count is None else counted_at_most(scans, false_positives_per_scan=count),
+        "finding_threshold": finding_threshold,
+    }
 
 
 def _run_facts(detector: Detector, options: _Options) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,30 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from mendscan.config import DetectionSettings
+from mendscan.detection.conformal import (
+    conformal_p_value,
+    expected_false_findings,
+    finding_threshold,
+    score_threshold,
+)
 from mendscan.detection.scoring import pooled_residual
 from mendscan.detection.standardising import HealthyReference, leave_one_out, to_unit_interval
+from mendscan.errors import ModelError
 from mendscan.shapes import MapSHW
 
-__all__ = ["Calibration", "CodeThresholds", "Evidence", "TailTable", "VoxelCalibration", "calibrate_voxels"]
+__all__ = [
+    "Calibration",
+    "CodeThresholds",
+    "Evidence",
+    "HealthyPeaks",
+    "TailTable",
+    "VoxelCalibration",
+    "calibrate_voxels",
+    "left_out_maps",
+]
 
+HealthyPeaks = tuple[tuple[float, ...], ...]
+"""Largest map value of each finding of each calibration scan; a scan without findings has an empty tuple."""
 
 _USUALLY = 0.1
 """A position belongs to the anatomy where this share of the healthy scans shows something."""
@@ -103,33 +121,79 @@ class VoxelCalibration:
 
     def map_of(self, evidence: Evidence, settings: DetectionSettings) -> MapSHW:
         """Return the anomaly map on the model grid, in [0, 1]."""
-        if self.residual is None or self.nll is None or self.residual_tail is None or self.nll_tail is None:
+        if self.residual is None or self.nll is None:
             return _paper_map(evidence, settings)
-        scored_SHW = _scored(evidence.foreground_SHW, self.usual_SHW)
-        combined = _combine(
-            self.residual_tail(self.residual.standardised(evidence.residual_SHW)),
-            self.nll_tail(self.nll.standardised(evidence.nll_SHW)),
+        return self.map_of_standardised(
+            self.residual.standardised(evidence.residual_SHW),
+            self.nll.standardised(evidence.nll_SHW),
+            evidence.foreground_SHW,
         )
-        return to_unit_interval(np.where(scored_SHW, combined, 0.0), self.scale)
+
+    def map_of_standardised(
+        self,
+        residual_SHW: Float32[np.ndarray, "S H W"],
+        nll_SHW: Float32[np.ndarray, "S H W"],
+        foreground_SHW: Bool[np.ndarray, "S H W"],
+    ) -> MapSHW:
+        """Return the map, in [0, 1], from evidence in healthy standard deviations above the healthy mean.
+
+        Raises:
+            ValueError: If this calibration is of the paper's map, which standardises nothing.
+        """
+        if self.residual_tail is None or self.nll_tail is None:
+            raise ValueError("the paper's map has no healthy tails")
+        combined = _combine(self.residual_tail(residual_SHW), self.nll_tail(nll_SHW))
+        return to_unit_interval(np.where(_scored(foreground_SHW, self.usual_SHW), combined, 0.0), self.scale)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Thresholds, the healthy distribution of the score, and the maps' healthy statistics."""
+    """Thresholds, the healthy distribution of scores and findings, and the maps' healthy statistics.
+
+    What `conformal` says of scores and findings holds if a new healthy scan is exchangeable with the calibration scans.
+    Two things make that an approximation.  λ_s is learnt from the same scans: it is one number, learnt from all their
+    codes.  And each calibration map is standardised by the n − 1 other scans, a new one by all n.
+    """
 
     thresholds: CodeThresholds
     healthy_scores: tuple[float, ...]
     """Sample scores of the calibration scans, ascending."""
     voxels: VoxelCalibration
+    healthy_peaks: HealthyPeaks | None = None
+    """Peaks of the findings in each calibration scan, in no order of scans; None if they are not known."""
 
     def p_value(self, score: float) -> float:
-        """Return the conformal p-value of a scan's score: (1 + #{s_cal >= s}) / (n + 1).
+        """Return the conformal p-value of a scan's score, never below 1 / (n + 1)."""
+        return conformal_p_value(score, self.healthy_scores)
 
-        Valid in finite samples if the scan is exchangeable with the calibration scans; never below 1 / (n + 1).  λ_s is
-        learnt from the same scans, which makes that an approximation: it is one number, learnt from all their codes.
+    def score_threshold(self, *, false_positive_rate: float) -> float:
+        """Return what a healthy scan's score exceeds with at most the wanted probability, in nats.
+
+        Raises:
+            SettingsError: If there are too few calibration scans for the rate.
         """
-        at_least = sum(healthy >= score for healthy in self.healthy_scores)
-        return (1 + at_least) / (len(self.healthy_scores) + 1)
+        return score_threshold(self.healthy_scores, false_positive_rate=false_positive_rate)
+
+    def finding_threshold(self, *, false_positives_per_scan: float) -> float:
+        """Return what the peaks of at most the wanted number of findings of a healthy scan exceed, on average.
+
+        Raises:
+            ModelError: If the model does not know the findings of its calibration scans.
+            SettingsError: If there are too few calibration scans for the number.
+        """
+        if self.healthy_peaks is None:
+            raise ModelError(
+                "the model does not know the findings of healthy scans",
+                code="E_MODEL_PEAKS",
+                found="a model of an earlier version, or of fewer than 3 calibration scans",
+                remedy="calibrate again by training again, with at least 3 calibration scans",
+            )
+        found = finding_threshold(self.healthy_peaks, false_positives_per_scan=false_positives_per_scan)
+        return max(found, self.voxels.threshold)
+
+    def expected_false(self, peak: float) -> float | None:
+        """Return how many findings at least this strong a healthy scan has; None if the model does not know."""
+        return None if self.healthy_peaks is None else expected_false_findings(peak, self.healthy_peaks)
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the arrays as JSON values; `arrays` has the rest."""
@@ -141,6 +205,7 @@ class Calibration:
             "healthy_scores": list(self.healthy_scores),
             "map_threshold": voxels.threshold,
             "map_scale_nats": voxels.scale,
+            **({} if self.healthy_peaks is None else {"healthy_peaks": [list(peaks) for peaks in self.healthy_peaks]}),
             **{name: {"values": t.values, "nats": t.nats} for name, t in tables.items() if t is not None},
         }
 
@@ -167,10 +232,12 @@ class Calibration:
             found = values.get(name)
             return TailTable(tuple(found["values"]), tuple(found["nats"])) if found else None
 
+        peaks = values.get("healthy_peaks")
         return cls(
             CodeThresholds(values["score_threshold_nats"], values["restoration_threshold_nats"]),
             tuple(values["healthy_scores"]),
-            VoxelCalibration(
+            healthy_peaks=None if peaks is None else tuple(map(tuple, peaks)),
+            voxels=VoxelCalibration(
                 threshold=values["map_threshold"],
                 residual=reference("residual", settings.residual_sigma),
                 nll=reference("nll", settings.nll_sigma),
@@ -197,6 +264,32 @@ def calibrate_voxels(evidence: Sequence[Evidence], settings: DetectionSettings) 
     combined = _combine(residual_tail(residual_n), nll_tail(nll_n))
     scale = max(float(np.quantile(combined, settings.threshold_quantile)), 1e-6)
     return VoxelCalibration(0.5, residual, nll, residual_tail, nll_tail, usual_SHW, scale)
+
+
+def left_out_maps(
+    voxels: VoxelCalibration, evidence: Sequence[Evidence], settings: DetectionSettings
+) -> Iterator[MapSHW]:
+    """Yield the map of each calibration scan as if it were new: standardised by the *other* scans.
+
+    The paper's map standardises nothing, and is what it is.
+
+    Args:
+        voxels: What `calibrate_voxels` learnt from `evidence`.
+        evidence: Of at least three healthy scans for a standardised map: with two there is no spread without one.
+        settings: The model's.
+
+    Yields:
+        One map per scan, on the model grid, in [0, 1].
+    """
+    if voxels.residual is None or voxels.nll is None:
+        yield from (_paper_map(each, settings) for each in evidence)
+        return
+    residual_NSHW = leave_one_out(
+        np.stack([each.residual_SHW for each in evidence]), sigma_voxels=voxels.residual.sigma_voxels
+    )
+    nll_NSHW = leave_one_out(np.stack([each.nll_SHW for each in evidence]), sigma_voxels=voxels.nll.sigma_voxels)
+    for each, residual_SHW, nll_SHW in zip(evidence, residual_NSHW, nll_NSHW, strict=True):
+        yield voxels.map_of_standardised(residual_SHW, nll_SHW, each.foreground_SHW)
 
 
 def _reference(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Int, Shaped
 
 from mendscan.cohort.preparing import Prepared, prepare
 from mendscan.config import Settings
@@ -18,10 +19,11 @@ from mendscan.detection.networks import Networks, Precision
 from mendscan.detection.restoration import Schedule
 from mendscan.models.bundle import load_bundle
 from mendscan.results import Detection, Finding, find_components
+from mendscan.shapes import MapSHW, VoxelsXYZ
 from mendscan.volumes.reading import read_volume
 from mendscan.volumes.volume import Volume, volume_from_array
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "map_and_findings"]
 
 
 class Detector:
@@ -80,6 +82,7 @@ class Detector:
         maps: bool = True,
         schedule: Schedule = "incremental",
         precision: Precision = "exact",
+        false_positives_per_scan: float | None = None,
     ) -> Detection:
         """Score one scan, restore it and map where it departs from healthy anatomy.
 
@@ -91,10 +94,15 @@ class Detector:
             schedule: How restored codes are computed; all schedules give the same, the others far more slowly.
             precision: ``fast`` restores in bfloat16 where the processor has it: the score stays the same, the map
                 changes slightly.
+            false_positives_per_scan: Keep only findings so strong that a healthy scan has at most this many, on
+                average (see `conformal.finding_threshold`); None keeps all.
 
         Raises:
             ScanError: If the scan cannot be read or makes no sense.
+            SettingsError: If there are too few calibration scans for `false_positives_per_scan`.
+            ModelError: If the model does not know the findings of healthy scans.
         """
+        kept_above = self._finding_threshold(false_positives_per_scan)
         volume, started = _as_volume(scan), time.perf_counter()
         wanted = restorations or self.settings.detection.restorations
         with one_thread(self.networks.device):
@@ -102,6 +110,7 @@ class Detector:
             encoded = self.networks.encode(prepared, volume.content_hash)
             scores = encoded.slice_scores(self.calibration.thresholds.score)
             map_XYZ = restored_XYZ = None
+            findings: tuple[Finding, ...] = ()
             if maps:
                 restored, residual = self.networks.restore(
                     encoded,
@@ -113,7 +122,8 @@ class Detector:
                 )
                 evidence = self.networks.evidence(encoded, residual)
                 on_grid = self.calibration.voxels.map_of(evidence, self.settings.detection)
-                map_XYZ = np.clip(prepared.to_scan(on_grid, at=encoded.at), 0, 1)
+                threshold = self.calibration.voxels.threshold
+                map_XYZ, findings = map_and_findings(on_grid, volume, prepared, at=encoded.at, threshold=threshold)
                 restored_XYZ = prepared.restored_scan(volume, restored, at=encoded.at)
         axis = "XYZ".index(prepared.slice_axis)
         score = float(scores.sum())
@@ -128,15 +138,38 @@ class Detector:
             map_XYZ=map_XYZ,
             restored_XYZ=restored_XYZ,
             threshold=self.calibration.voxels.threshold,
-            findings=() if map_XYZ is None else self._findings(map_XYZ, volume, prepared),
+            findings=tuple(
+                replace(found, expected_false=self.calibration.expected_false(found.peak))
+                for found in findings
+                if found.peak > kept_above
+            ),
             seconds=time.perf_counter() - started,
         )
 
-    def _findings(self, map_XYZ: Float[np.ndarray, "X Y Z"], volume: Volume, prepared: Prepared) -> tuple[Finding, ...]:
-        model_voxel_mm3 = float(np.prod(prepared.grid.model_spacing_mm(volume.affine)))
-        return find_components(
-            map_XYZ, volume, threshold=self.calibration.voxels.threshold, smallest_mm3=2 * model_voxel_mm3
-        )
+    def _finding_threshold(self, false_positives_per_scan: float | None) -> float:
+        if false_positives_per_scan is None:
+            return self.calibration.voxels.threshold
+        return self.calibration.finding_threshold(false_positives_per_scan=false_positives_per_scan)
+
+
+def map_and_findings(
+    on_grid_SHW: MapSHW, volume: Volume, prepared: Prepared, *, at: Int[np.ndarray, " S"], threshold: float
+) -> tuple[VoxelsXYZ, tuple[Finding, ...]]:
+    """Bring a map home onto its scan and return it with its findings: the one way, of new and calibration scans alike.
+
+    Args:
+        on_grid_SHW: The map of the scored slices, on the model grid, in [0, 1].
+        volume: The scan.
+        prepared: The same scan on the model grid.
+        at: Indices of the scored slices.
+        threshold: Voxels of the scan above it belong to a finding; it needs at least two voxels of the model grid.
+
+    Returns:
+        The map on the scan's RAS+ grid, in [0, 1], and the findings, largest sum of the map first.
+    """
+    map_XYZ = np.clip(prepared.to_scan(on_grid_SHW, at=at), 0, 1)
+    model_voxel_mm3 = float(np.prod(prepared.grid.model_spacing_mm(volume.affine)))
+    return map_XYZ, find_components(map_XYZ, volume, threshold=threshold, smallest_mm3=2 * model_voxel_mm3)
 
 
 def _as_volume(scan: Any) -> Volume:

@@ -15,11 +15,11 @@ from mendscan.config import Settings, parse_settings
 from mendscan.detection.standardising import HealthyReference, to_unit_interval
 from mendscan.evaluation.baselines import AtlasBaseline, PcaBaseline, scan_score
 from mendscan.evaluation.folders import evaluate_folder
-from mendscan.evaluation.metrics import Metrics
+from mendscan.evaluation.metrics import Evaluation
 from mendscan.shapes import MapSHW
 from mendscan.volumes.reading import find_scans, read_volume
 from mendscan.volumes.volume import Volume
-from mendscan.volumes.writing import write_map
+from mendscan.volumes.writing import write_csv, write_map
 
 __all__ = ["evaluate_baselines"]
 
@@ -36,7 +36,7 @@ class _Method:
 
 def evaluate_baselines(
     model: Path, healthy: Path, scans: Path, labels: Path, output: Path, *, names: Sequence[str] = ("atlas", "pca")
-) -> dict[str, Metrics]:
+) -> dict[str, Evaluation]:
     """Fit baselines on the scans a model was trained on, and evaluate them where the model was.
 
     Each is shown raw and, as the model's own maps are, smoothed and standardised by the calibration scans.
@@ -63,9 +63,11 @@ def evaluate_baselines(
         prepared = prepare(volume, settings.preparation)
         for method in methods:
             scores[method.name][volume.name] = _write(method, volume, prepared, output / method.name)
+    for method in methods:
+        rows = [{"case": case, "score": score} for case, score in scores[method.name].items()]
+        write_csv(output / method.name / "scores.csv", rows, ("case", "score"))
     return {
-        method.name: evaluate_folder(output / method.name, labels, healthy_threshold=0.5, scores=scores[method.name])
-        for method in methods
+        method.name: evaluate_folder(output / method.name, labels, threshold=0.5, strata=False) for method in methods
     }
 
 

@@ -1,262 +1,243 @@
-"""How well does a folder of results agree with a folder of labels?
-
-Labels as the challenge (MOOD) lays them out::
-
-    labels/pixel/NAME.nii.gz        one number per voxel, above 0 = anomalous
-    labels/sample/NAME.nii.gz.txt   one number, above 0 = an anomalous scan
-
-Results: ``maps/NAME.nii.gz`` with scores in [0, 1] on the scan's own grid, and one score per scan.
-"""
+"""How well does a folder of maps and scores agree with a folder of labels?  The conductor of an evaluation."""
 
 from __future__ import annotations
 
 import logging
 import math
-import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
-from jaxtyping import Bool, Float
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 
 from mendscan.errors import ResultsError
-from mendscan.evaluation.histograms import ScoreHistogram
-from mendscan.evaluation.metrics import CaseMetrics, Metrics
-from mendscan.shapes import Affine
+from mendscan.evaluation.bootstrap import LEVEL, RESAMPLES, Difference, intervals, paired_difference
+from mendscan.evaluation.counting import CaseFiles, CountedCase, count_voxels, with_lesions_matched
+from mendscan.evaluation.layouts import Labels, Predictions, find_labels, find_predictions
+from mendscan.evaluation.measures import Measure
+from mendscan.evaluation.metrics import Evaluation
+from mendscan.evaluation.strata import find_strata
+from mendscan.parallel import available_cores, each_in_threads
+from mendscan.progress import Progress, Silent
 
-__all__ = ["evaluate_folder"]
+__all__ = ["compare", "evaluate_folder"]
 
 _LOG = logging.getLogger(__name__)
 
-CORNER_TOLERANCE_MM = 1e-2
-"""How far a map's corner may lie from its label's: far below a voxel, far above the rounding of a stored affine."""
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    OverflowError,
-    zlib.error,
-    ImageFileError,
-    HeaderDataError,
-    WrapStructError,
-)
+IOU = 0.1
+"""Intersection over union from which a component hits a lesion (nnDetection; Baumgartner et al., 2021)."""
+COMPONENT_SHARE = 0.005
+"""Without a healthy threshold, components are of the highest 0.5 % of all voxels: no label decides it."""
 
 
 def evaluate_folder(
-    results: Path, labels: Path, *, healthy_threshold: float | None, scores: Mapping[str, float]
-) -> Metrics:
-    """Compare maps and scan scores with labels, one case in memory at a time.
+    results: Path | str,
+    labels: Path | str,
+    *,
+    threshold: float | None = None,
+    iou: float = IOU,
+    smallest_voxels: int = 1,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+    strata: bool = True,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Compare the maps and scan scores of any method with labels.
 
-    A case is known by its file name without ``.nii`` or ``.nii.gz``.  A case with only a voxel label or only a scan
-    label enters only that label's figures.  A map that is missing, unreadable, of another shape than the label, or
-    not a number somewhere counts as zeros, as in the challenge; a missing or non-finite scan score counts as 0, or as
-    the lowest score given if that is negative.  Both are listed under the case's `problems`.
+    Needs no model and no torch.  A case is known by its file name without ``.nii`` or ``.nii.gz``; `layouts` says which
+    folders are understood.  A case with only a voxel label or only a scan label enters only that label's figures;
+    without any scan labels, a scan with an anomalous voxel is anomalous.  A map that is missing, unreadable, of another
+    shape than the label, or not a number somewhere counts as zeros, as in the challenge; a missing or non-finite scan
+    score counts as 0, or as the lowest score if that is negative.  Both are listed under the case's `problems`.
 
     Args:
-        results: A results folder with ``maps/``; without voxel labels, ``maps/`` is not needed.
-        labels: A folder with ``pixel/``, ``sample/`` or both.
-        healthy_threshold: The voxel threshold learnt from healthy scans, in map units; None if there is none.
-        scores: The scans' scores by case name, higher = more anomalous.
+        results: The folder of maps and scores.
+        labels: The folder of labels.
+        threshold: The voxel threshold learnt from healthy scans, in map units; None = the one that the results name.
+            Never take it from these labels.
+        iou: Overlap from which a component of the map hits a lesion.
+        smallest_voxels: Smaller components are left out.
+        resamples: Of the intervals over subjects.
+        level: Of the intervals.
+        seed: Of the intervals.
+        strata: Whether to compute figures by kind, size and contrast.
+        workers: Threads; None = one per core.
+        progress: Told of every case.
 
     Returns:
-        Pooled figures and one row per labelled case.
+        Figures with intervals, strata and counts per case.
 
     Raises:
-        ResultsError: If a folder is missing or empty, a label cannot be read, two labels are of the same case, or a
-            map lies elsewhere in space than its label.
+        ResultsError: If a folder is missing or empty, a label cannot be read, two files are of the same case, or a map
+            lies elsewhere in space than its label.
     """
-    pixel_labels, sample_labels = _find_labels(labels)
-    maps = _find_maps(results, needed=bool(pixel_labels))
-    lowest = min([0.0, *(float(score) for score in scores.values() if math.isfinite(score))])
-    pooled, cases = ScoreHistogram.empty(), []
-    for name in sorted(pixel_labels.keys() | sample_labels.keys()):
-        case = CaseMetrics(name)
-        if name in pixel_labels:
-            compared = _compare_map(maps.get(name), pixel_labels[name])
-            case = _with_voxels(case, compared, healthy_threshold)
-            pooled += compared.histogram
-        if name in sample_labels:
-            case = _with_sample(case, scores.get(name), _read_sample_label(sample_labels[name]), lowest)
+    progress = progress or Silent()
+    truth = find_labels(Path(labels))
+    predicted = find_predictions(Path(results)).named_as(truth)
+    if truth.pixel and not predicted.maps and not truth.sample:
+        raise ResultsError(
+            "no maps to compare with the voxel labels", where=results, expected="maps/NAME.nii.gz or NAME.nii.gz"
+        )
+    threshold = predicted.map_threshold if threshold is None else threshold
+    cases = _counted(truth, predicted, progress, workers)
+    component_threshold = threshold if threshold is not None else _highest_share(cases)
+    if component_threshold is not None:
+        cases = _matched(truth, predicted, cases, component_threshold, iou, smallest_voxels, progress, workers)
+    for case in cases:
         for problem in case.problems:
-            _LOG.warning("%s: %s", name, problem)
-        cases.append(case)
-    n_unlabelled = len((maps.keys() | scores.keys()) - pixel_labels.keys() - sample_labels.keys())
-    return Metrics.of(cases, pooled, healthy_threshold=healthy_threshold, n_unlabelled=n_unlabelled)
+            _LOG.warning("%s: %s", case.name, problem)
+    return _summarised(
+        cases, threshold, component_threshold, truth, predicted,
+        resamples=resamples, level=level, seed=seed, strata=strata, progress=progress,
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Compared:
-    histogram: ScoreHistogram
-    problem: str | None = None
+def compare(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
+    """Compare two evaluations of the same labels, case by case: first minus second, with intervals over subjects.
+
+    Raises:
+        ResultsError: If they are not of the same cases.
+    """
+    if [case.name for case in first.cases] != [case.name for case in second.cases]:
+        raise ResultsError("the two were not evaluated on the same cases", remedy="evaluate both with the same labels")
+    common = first.figures.keys() & second.figures.keys()
+
+    def only_common(measure: Measure):  # type: ignore[no-untyped-def]
+        return lambda weights_BN: {name: one for name, one in measure(weights_BN).items() if name in common}
+
+    return paired_difference(
+        only_common(first.measure), only_common(second.measure), first.subjects,
+        resamples=first.resamples, level=first.level, seed=first.seed,
+    )  # fmt: skip
 
 
-def _with_voxels(case: CaseMetrics, compared: _Compared, healthy_threshold: float | None) -> CaseMetrics:
-    histogram = compared.histogram
-    return replace(
-        case,
-        n_voxels=histogram.n_voxels,
-        voxel_prevalence=histogram.prevalence,
-        voxel_ap=histogram.average_precision,
-        voxel_auroc=histogram.auroc,
-        best_dice=histogram.best_dice[0],
-        dice_at_healthy_threshold=None if healthy_threshold is None else histogram.dice_at(healthy_threshold),
-        problems=case.problems + ((compared.problem,) if compared.problem else ()),
-    )
+def _counted(truth: Labels, predicted: Predictions, progress: Progress, workers: int | None) -> tuple[CountedCase, ...]:
+    progress.begin("count voxels", len(truth.cases))
+    blank = _blank_cases(truth, predicted)
+
+    def count(name: str) -> CountedCase:
+        files = _files(truth, predicted, name)
+        counted = blank[name] if files is None else count_voxels(files, blank[name])
+        progress.advance()
+        return _with_derived_label(counted, truth)
+
+    return tuple(each_in_threads(count, [(name,) for name in truth.cases], workers=workers or available_cores()))
 
 
-def _with_sample(case: CaseMetrics, score: float | None, anomalous: bool, lowest: float) -> CaseMetrics:
+def _matched(
+    truth: Labels,
+    predicted: Predictions,
+    cases: Sequence[CountedCase],
+    threshold: float,
+    iou: float,
+    smallest_voxels: int,
+    progress: Progress,
+    workers: int | None,
+) -> tuple[CountedCase, ...]:
+    progress.begin("match lesions", len(cases))
+
+    def match(case: CountedCase) -> CountedCase:
+        files = _files(truth, predicted, case.name)
+        progress.advance()
+        if files is None:
+            return case
+        return with_lesions_matched(files, case, threshold=threshold, smallest_voxels=smallest_voxels, iou=iou)
+
+    return tuple(each_in_threads(match, [(case,) for case in cases], workers=workers or available_cores()))
+
+
+def _summarised(
+    cases: tuple[CountedCase, ...],
+    threshold: float | None,
+    component_threshold: float | None,
+    truth: Labels,
+    predicted: Predictions,
+    *,
+    resamples: int,
+    level: float,
+    seed: int,
+    strata: bool,
+    progress: Progress,
+) -> Evaluation:
+    measure, subjects = Measure(cases, threshold), [case.subject for case in cases]
+    progress.begin("intervals", 1)
+    figures = intervals(measure, subjects, resamples=resamples, level=level, seed=seed)
+    progress.advance()
+    found = find_strata(measure, subjects, resamples=resamples, level=level, seed=seed) if strata else ()
+    known = predicted.maps.keys() | (predicted.scores or {}).keys()
+    return Evaluation(
+        figures, tuple(found), cases, threshold, component_threshold, resamples, level, seed,
+        n_unlabelled=len(known - set(truth.cases)), remarks=_remarks(truth, predicted, cases, threshold),
+    )  # fmt: skip
+
+
+def _blank_cases(truth: Labels, predicted: Predictions) -> dict[str, CountedCase]:
+    """Every case with its scan label and score, before any voxel is counted."""
+    whole = {fact.case: fact for fact in truth.anomalies if fact.whole}
+    scores = predicted.scores
+    lowest = min([0.0, *(score for score in (scores or {}).values() if math.isfinite(score))])
+    blank = {}
+    for name in truth.cases:
+        case = CountedCase(
+            name,
+            truth.subjects.get(name, name),
+            anomalous=truth.sample.get(name),
+            p_value=predicted.p_values.get(name),
+            artefact=whole.get(name),
+        )
+        if scores is not None and (name in truth.sample or not truth.sample):
+            case = _with_score(case, scores.get(name), lowest)
+        blank[name] = case
+    return blank
+
+
+def _with_score(case: CountedCase, score: float | None, lowest: float) -> CountedCase:
     if score is not None and math.isfinite(score):
-        return replace(case, sample_anomalous=anomalous, sample_score=float(score))
+        return replace(case, score=score)
     problem = "the scan score is missing" if score is None else f"the scan score is {score}, not a finite number"
-    counted = f"{problem}: counted as {lowest:g}"
-    return replace(case, sample_anomalous=anomalous, sample_score=lowest, problems=(*case.problems, counted))
+    return replace(case, score=lowest, problems=(*case.problems, f"{problem}: counted as {lowest:g}"))
 
 
-def _compare_map(map_path: Path | None, label_path: Path) -> _Compared:
-    """Count a map's scores against its label; what cannot be used counts as zeros."""
-    label_affine, label = _read_label(label_path)
-    if map_path is None:
-        return _counted_as_zeros(label, "the map is missing")
-    try:
-        image = _load(map_path)
-        shape = _shape(image)
-        values = _voxels(image) if shape == label.shape else None
-    except _UNREADABLE as error:
-        message = " ".join(str(error).split()).replace(str(map_path), map_path.name)
-        return _counted_as_zeros(label, f"the map cannot be read ({message})")
-    if values is None:
-        return _counted_as_zeros(label, f"the map has shape {shape}, the label {label.shape}")
-    _check_same_place(map_path, image.affine, label_path, label_affine, label.shape)
-    try:
-        return _Compared(ScoreHistogram.of(values, label))
-    except ValueError:
-        return _counted_as_zeros(label, "the map is not a number everywhere")
+def _with_derived_label(case: CountedCase, truth: Labels) -> CountedCase:
+    return case if truth.sample else replace(case, anomalous=bool(case.lesions))
 
 
-def _counted_as_zeros(label: Bool[np.ndarray, "..."], problem: str) -> _Compared:
-    zeros = np.broadcast_to(np.float32(0), label.shape)
-    return _Compared(ScoreHistogram.of(zeros, label), f"{problem}: counted as zeros")
+def _files(truth: Labels, predicted: Predictions, name: str) -> CaseFiles | None:
+    if name not in truth.pixel:
+        return None
+    facts = tuple(fact for fact in truth.anomalies if fact.case == name)
+    return CaseFiles(name, predicted.maps.get(name), truth.pixel[name], truth.lesions.get(name), facts)
 
 
-def _check_same_place(
-    map_path: Path, map_affine: Affine, label_path: Path, label_affine: Affine, shape: tuple[int, ...]
-) -> None:
-    corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in shape[:3]))], np.float64)
-    apart_mm = float(np.linalg.norm(corners @ (map_affine - label_affine).T, axis=1).max())
-    # Written so that a NaN in an affine fails, too.
-    if not apart_mm <= CORNER_TOLERANCE_MM:
-        raise ResultsError(
-            f"the map lies elsewhere in space than its label {label_path}",
-            where=map_path,
-            found=f"corners up to {apart_mm:.3g} mm apart",
-            expected=f"at most {CORNER_TOLERANCE_MM:g} mm",
-            remedy="evaluate maps on the grid of the scans that were labelled",
+def _highest_share(cases: Sequence[CountedCase]) -> float | None:
+    """The score value above which the highest `COMPONENT_SHARE` of all voxels lie; None without voxels."""
+    measure = Measure(cases, None)
+    total_V = (measure.healthy_NV + measure.anomalous_NV()).sum(axis=0)
+    if not total_V.sum():
+        return None
+    at_most = np.cumsum(total_V) >= (1 - COMPONENT_SHARE) * total_V.sum()
+    return float(measure.values_V[int(np.argmax(at_most))])
+
+
+def _remarks(
+    truth: Labels, predicted: Predictions, cases: Sequence[CountedCase], threshold: float | None
+) -> tuple[str, ...]:
+    remarks = []
+    n_clipped = sum(case.n_clipped for case in cases)
+    if n_clipped:
+        remarks.append(
+            f"{n_clipped} voxels of the maps lie outside [0, 1] and were clipped, as in the challenge: scale the maps "
+            "into [0, 1] if their ranks matter"
         )
-
-
-def _find_labels(labels: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    pixel = _cases_in(labels / "pixel", (".nii", ".nii.gz"))
-    sample = _cases_in(labels / "sample", (".txt",))
-    if not pixel and not sample:
-        raise ResultsError(
-            "no labels",
-            where=labels,
-            found=_entries(labels),
-            expected="pixel/NAME.nii.gz or sample/NAME.nii.gz.txt",
-            remedy="point to the folder that holds pixel/ and sample/",
+    if threshold is None and truth.pixel:
+        remarks.append(
+            f"no healthy threshold is known: components are of the highest {COMPONENT_SHARE:.1%} of all voxels, and no "
+            "figure at a threshold is given"
         )
-    return pixel, sample
-
-
-def _find_maps(results: Path, *, needed: bool) -> dict[str, Path]:
-    if needed and not (results / "maps").is_dir():
-        raise ResultsError(
-            "no maps to compare with the voxel labels",
-            where=results,
-            found=_entries(results),
-            expected="maps/NAME.nii.gz",
-            remedy="point to the folder that the detection wrote",
-        )
-    return _cases_in(results / "maps", (".nii", ".nii.gz"))
-
-
-def _cases_in(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Files by case name; none if there is no such folder."""
-    cases: dict[str, Path] = {}
-    for path in _visible_files(folder, suffixes):
-        name = path.name.removesuffix(".txt").removesuffix(".gz").removesuffix(".nii")
-        if name in cases:
-            raise ResultsError(
-                "two files of the same case",
-                where=folder,
-                found=f"{cases[name].name} and {path.name}",
-                expected="one file per case",
-                remedy="remove one of them",
-            )
-        cases[name] = path
-    return cases
-
-
-def _visible_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.endswith(suffixes) and not path.name.startswith("."):
-            yield path
-
-
-def _entries(folder: Path) -> str:
-    if not folder.is_dir():
-        return "no such folder"
-    names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
-    return ", ".join([*names[:5], "..."] if len(names) > 5 else names) or "an empty folder"
-
-
-def _read_sample_label(path: Path) -> bool:
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-        number = float(text)
-    except (OSError, ValueError) as error:
-        raise _unusable_label(path, "no number", "one number, above 0 = anomalous") from error
-    if math.isnan(number):
-        raise _unusable_label(path, text, "one number, above 0 = anomalous")
-    return number > 0
-
-
-def _read_label(path: Path) -> tuple[Affine, Bool[np.ndarray, "..."]]:
-    try:
-        image = _load(path)
-        return image.affine, _voxels(image) > 0
-    except _UNREADABLE as error:
-        raise _unusable_label(path, str(error), "a NIfTI image, above 0 = anomalous") from error
-
-
-def _unusable_label(path: Path, found: str, expected: str) -> ResultsError:
-    return ResultsError(
-        "the label cannot be read",
-        where=path,
-        found=found,
-        expected=expected,
-        remedy="replace the file, or remove it to leave the case out",
-    )
-
-
-def _load(path: Path) -> Any:
-    return nib.load(path)
-
-
-def _shape(image: Any) -> tuple[int, ...]:
-    """The image's shape with at least three axes, and none of length 1 appended to those, as some programs do."""
-    shape = (*(int(n) for n in image.shape), *(1,) * (3 - len(image.shape)))
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
-
-
-def _voxels(image: Any) -> Float[np.ndarray, "..."]:
-    return np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged")).reshape(_shape(image), order="A")
+    if predicted.scores is None:
+        remarks.append("the method gave no scan scores")
+    if not truth.sample:
+        remarks.append("no scan labels: a scan with an anomalous voxel counts as anomalous")
+    return tuple(remarks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,22 +11,37 @@ import torch
 from safetensors.torch import load, save
 
 from mendscan.cohort.preparing import prepare
-from mendscan.config import Settings, parse_settings
-from mendscan.detection.calibration import Calibration, CodeThresholds, Evidence, calibrate_voxels
-from mendscan.detection.devices import one_thread
+from mendscan.cohort.store import measure_cohort
+from mendscan.config import Settings, override, parse_settings
+from mendscan.detection.calibration import (
+    Calibration,
+    CodeThresholds,
+    Evidence,
+    HealthyPeaks,
+    VoxelCalibration,
+    calibrate_voxels,
+    left_out_maps,
+)
+from mendscan.detection.detector import map_and_findings
+from mendscan.detection.devices import choose_device, one_thread
 from mendscan.detection.networks import EncodedScan, Networks
-from mendscan.errors import ScanError
+from mendscan.errors import CohortError, ModelError, ScanError, SettingsError
+from mendscan.models.bundle import load_bundle, save_bundle
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.parallel import each_in_processes
-from mendscan.progress import Progress
-from mendscan.volumes.reading import read_volume
+from mendscan.progress import Progress, Silent
+from mendscan.volumes.reading import find_scans, read_volume
+from mendscan.volumes.writing import make_folder
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "healthy_peaks", "recalibrate"]
+
+_FEWEST_LEFT_OUT = 3
+"""With two scans, leaving one out leaves no spread to standardise it by."""
 
 
 def calibrate(networks: Networks, scans: Sequence[Path], progress: Progress) -> Calibration:
-    """Learn thresholds, the healthy distribution of the score and the maps' statistics.
+    """Learn thresholds, the healthy distribution of scores and findings, and the maps' statistics.
 
     Args:
         networks: The trained networks.
@@ -46,7 +62,116 @@ def calibrate(networks: Networks, scans: Sequence[Path], progress: Progress) -> 
     thresholds = CodeThresholds.of(np.concatenate([scan.nll_Shw.numpy().ravel() for scan in encoded]), settings)
     scores = sorted(float(scan.slice_scores(thresholds.score).sum()) for scan in encoded)
     evidence = _restore_all(networks, encoded, thresholds.restoration, progress)
-    return Calibration(thresholds, tuple(scores), calibrate_voxels(evidence, settings))
+    voxels = calibrate_voxels(evidence, settings)
+    peaks = healthy_peaks(networks.settings, voxels, scans, encoded, evidence, progress)
+    return Calibration(thresholds, tuple(scores), voxels, peaks)
+
+
+def healthy_peaks(
+    settings: Settings,
+    voxels: VoxelCalibration,
+    scans: Sequence[Path],
+    encoded: Sequence[EncodedScan],
+    evidence: Sequence[Evidence],
+    progress: Progress,
+) -> HealthyPeaks | None:
+    """Return how strong the findings of each calibration scan are, each scan standardised by the others.
+
+    Scans are read again, one at a time: a map has to go home to its scan, as in detection, and the scans of a cohort
+    may be more than memory holds.
+
+    Args:
+        settings: The model's.
+        voxels: What was learnt from `evidence`.
+        scans: The calibration scans.
+        encoded: The same as the networks see them.
+        evidence: What the networks say of each.
+        progress: Told of every scan.
+
+    Returns:
+        Peaks, descending, of each scan; the scans are sorted too, so that no scan can be told from its place.  None for
+        a standardised map of two scans, which cannot be left out.
+
+    Raises:
+        ScanError: If a scan cannot be read any more.
+    """
+    if voxels.residual is not None and len(scans) < _FEWEST_LEFT_OUT:
+        return None
+    progress.begin("find in healthy scans", len(scans))
+    found = []
+    maps = left_out_maps(voxels, evidence, settings.detection)
+    for path, scan, map_SHW in zip(scans, encoded, maps, strict=True):
+        volume = read_volume(path)
+        prepared = prepare(volume, settings.preparation)
+        _, findings = map_and_findings(map_SHW, volume, prepared, at=scan.at, threshold=voxels.threshold)
+        found.append(tuple(sorted((finding.peak for finding in findings), reverse=True)))
+        progress.advance()
+    return tuple(sorted(found, reverse=True))
+
+
+def recalibrate(
+    model: str | Path,
+    healthy: str | Path,
+    output: str | Path,
+    *,
+    assignments: Sequence[str] = (),
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> None:
+    """Calibrate a trained model again, on the same calibration scans, into another model folder.
+
+    For models of an earlier version, whose calibration knew less, and for other detection settings with the same
+    networks.  Networks, all other settings, plan, split and card stay.
+
+    Args:
+        model: A model folder.
+        healthy: The folder of healthy scans that it was trained on; its calibration scans are known by their content.
+        output: The model folder to write.
+        assignments: Detection settings as ``detection.key=value``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        progress: Told how far the work is.
+
+    Raises:
+        ModelError: If the model cannot be used, or `output` holds one.
+        CohortError: If a calibration scan is not in `healthy`.
+        SettingsError: If an assignment is unknown or not of detection: the networks were trained under the others.
+    """
+    progress, source, target = progress or Silent(), Path(model), Path(output)
+    if (target / "manifest.json").exists():
+        raise ModelError("there is a model already", where=target, code="E_EXISTS", remedy="name another folder")
+    bundle, on = load_bundle(source), choose_device(device)
+    plan, split = (json.loads((source / name).read_text(encoding="utf-8")) for name in ("plan.json", "split.json"))
+    settings = override(bundle.settings, assignments)
+    if settings != bundle.settings.model_copy(update={"detection": settings.detection}):
+        raise SettingsError("only settings of detection can change in a trained model", found=list(assignments))
+    networks = Networks(bundle.vqvae.to(on), bundle.prior.to(on), settings)
+    calibration = calibrate(networks, _scans_by_content(Path(healthy), split["calibration"], progress), progress)
+    save_bundle(
+        make_folder(target),
+        settings=settings,
+        vqvae=networks.vqvae,
+        prior=networks.prior,
+        calibration=calibration.to_json(),
+        calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
+        plan=plan,
+        split=split,
+        card=(source / "README.md").read_text(encoding="utf-8"),
+    )
+
+
+def _scans_by_content(folder: Path, wanted: Sequence[str], progress: Progress) -> list[Path]:
+    paths, facts = measure_cohort(find_scans(folder), progress)
+    found = {fact.content_hash: path for fact, path in zip(facts, paths, strict=True)}
+    missing = [content for content in wanted if content not in found]
+    if missing:
+        raise CohortError(
+            "not the scans that the model was calibrated on",
+            where=folder,
+            code="E_COHORT_OTHER",
+            found=f"{len(missing)} of {len(wanted)} calibration scans missing",
+            remedy="give the folder of healthy scans that the model was trained on",
+        )
+    return [found[content] for content in wanted]
 
 
 def _restore_all(

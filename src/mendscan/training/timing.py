@@ -13,8 +13,10 @@ from mendscan.models.vqvae import VQVAE
 from mendscan.training.loop import make_optimiser, train_steps
 from mendscan.training.stages import SliceData, encode_views, prior_loss, vqvae_loss
 
-__all__ = ["steps_for"]
+__all__ = ["FEWEST_STEPS", "seconds_per_step", "steps_for", "steps_of_one"]
 
+FEWEST_STEPS = 20
+"""Below, a schedule has no shape: a shorter time gets this many."""
 _TIMED_STEPS = 6
 _OVERHEAD = 1.06
 """Validation, checkpoints and logging on top of the steps."""
@@ -34,17 +36,35 @@ def steps_for(seconds: float, vqvae: VQVAE, prior: PixelSNAIL, data: SliceData) 
     started = time.perf_counter()
     codes = encode_views(vqvae, sample, 2, lambda _: None)
     encoding = (time.perf_counter() - started) / (2 * len(sample)) * len(data) * settings.prior_views
-    per_vqvae = _seconds_per_step(vqvae.train(), settings.learning_rate_vqvae, vqvae_loss(vqvae, data, 10**6), data)
-    per_prior = _seconds_per_step(
+    per_vqvae = seconds_per_step(vqvae.train(), settings.learning_rate_vqvae, vqvae_loss(vqvae, data, 10**6), data)
+    per_prior = seconds_per_step(
         prior.train(), settings.learning_rate_prior, prior_loss(prior, codes, data.settings), data
     )
     mean = settings.vqvae_share * per_vqvae + (1 - settings.vqvae_share) * per_prior
-    return max(20, int((seconds - min(encoding, 0.3 * seconds)) / (mean * _OVERHEAD)))
+    return max(FEWEST_STEPS, int((seconds - min(encoding, 0.3 * seconds)) / (mean * _OVERHEAD)))
 
 
-def _seconds_per_step(
+def steps_of_one(seconds: float, per_step: float) -> int:
+    """Return how many steps of a single network take about `seconds`, validation and checkpoints included.
+
+    Args:
+        seconds: The time to fill.
+        per_step: What `seconds_per_step` found.
+    """
+    return max(FEWEST_STEPS, int(seconds / (per_step * _OVERHEAD)))
+
+
+def seconds_per_step(
     network: torch.nn.Module, rate: float, loss: Callable[[int], dict[str, torch.Tensor]], data: SliceData
 ) -> float:
+    """Take a few steps and return the median time of one, in seconds.
+
+    Args:
+        network: A throwaway network in training mode; it is changed.
+        rate: Its learning rate.
+        loss: The losses of a step, as in training.
+        data: The training slices.
+    """
     moments: list[float] = []
     parameters = list(network.parameters())
     train_steps(

@@ -106,21 +106,21 @@ def scan_shape(header: nib.Nifti1Header, *, where: object) -> tuple[int, int, in
 
 
 def voxel_byte_range(
-    header: nib.Nifti1Header, shape: tuple[int, int, int], *, max_bytes: int, where: object
+    header: nib.Nifti1Header, shape: tuple[int, int, int], *, max_bytes: int | None, where: object
 ) -> tuple[int, int]:
     """Return where the voxels begin and end in the uncompressed file, in bytes.
 
     Args:
         header: A usable header.
         shape: The scan's shape.
-        max_bytes: The most that the voxels may take as float32.
+        max_bytes: The most that the voxels may take as float32; None = any number.
         where: What an error names.
 
     Raises:
         UnreadableScanError: If the voxels would take more (E_TOO_LARGE).
     """
     voxels = math.prod(shape)
-    if voxels * 4 > max_bytes:
+    if max_bytes is not None and voxels * 4 > max_bytes:
         raise UnreadableScanError(
             "the scan is too large",
             where=where,

@@ -1,0 +1,81 @@
+"""An evaluation as files: JSON for programs, CSV for spreadsheets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mendscan.evaluation.bootstrap import Difference, Interval
+from mendscan.evaluation.measures import FIGURES
+from mendscan.evaluation.metrics import (
+    CASE_COLUMNS,
+    LESION_COLUMNS,
+    Evaluation,
+    case_rows,
+    differences_as_dict,
+    lesion_rows,
+)
+from mendscan.volumes.writing import make_folder, write_csv, write_json
+
+__all__ = ["figure_rows", "stratum_rows", "write_evaluation"]
+
+FIGURE_COLUMNS = ("figure", "value", "low", "high", "interval", "undefined_share", "meaning")
+STRATUM_COLUMNS = ("family", "name", "anomalies", "scans", "voxels", "figure", "value", "low", "high", "interval")
+
+
+def write_evaluation(
+    evaluation: Evaluation, folder: Path, *, differences: Mapping[str, Difference] | None = None
+) -> None:
+    """Write ``evaluation.json``, ``figures.csv``, ``strata.csv``, ``cases.csv`` and ``lesions.csv``.
+
+    Args:
+        evaluation: What to write.
+        folder: Where; it is made if it is not there.
+        differences: A paired comparison with another method, for ``differences.json``.
+
+    Raises:
+        WriteError: If something cannot be written.
+    """
+    make_folder(folder)
+    write_json(folder / "evaluation.json", evaluation.as_dict())
+    write_csv(folder / "figures.csv", figure_rows(evaluation), FIGURE_COLUMNS)
+    write_csv(folder / "strata.csv", stratum_rows(evaluation), STRATUM_COLUMNS)
+    write_csv(folder / "cases.csv", case_rows(evaluation), CASE_COLUMNS)
+    write_csv(folder / "lesions.csv", lesion_rows(evaluation), LESION_COLUMNS)
+    if differences is not None:
+        write_json(folder / "differences.json", differences_as_dict(differences))
+
+
+def figure_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return one row per figure, in the order of `FIGURES`."""
+    return [
+        {"figure": name, **_cells(evaluation.figures[name]), "undefined_share": one.undefined_share, "meaning": meaning}
+        for name, meaning in FIGURES.items()
+        if (one := evaluation.figures.get(name)) is not None
+    ]
+
+
+def stratum_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return one row per stratum and figure."""
+    return [
+        {
+            "family": stratum.family,
+            "name": stratum.name,
+            "anomalies": stratum.anomalies,
+            "scans": stratum.scans,
+            "voxels": stratum.voxels,
+            "figure": name,
+            **_cells(figure),
+        }
+        for stratum in evaluation.strata
+        for name, figure in stratum.figures.items()
+    ]
+
+
+def _cells(figure: Interval) -> Mapping[str, Any]:
+    values = {"value": figure.estimate, "low": figure.low, "high": figure.high}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()} | {
+        "interval": figure.method
+    }

@@ -1,0 +1,281 @@
+"""Voxels as a stream: a file of any size is read in a few megabytes.
+
+The file is read here and not by nibabel, which stops after the last voxel and so never compares a gzip file's
+checksum: a file with one flipped bit would be read as if nothing were wrong.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import logging
+import math
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Shaped
+
+from mendscan.errors import MendscanError, UnreadableScanError
+from mendscan.shapes import Affine
+from mendscan.volumes.header import (
+    LONGEST_HEADER,
+    native_geometry,
+    parse_header,
+    scan_shape,
+    usable_header,
+    voxel_byte_range,
+)
+from mendscan.volumes.volume import NativeGeometry
+
+__all__ = ["VoxelStream", "open_voxels", "reading_errors"]
+
+_LOGGER = logging.getLogger(__name__)
+_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_MAX_RATIO = 1032  # deflate cannot compress more than this
+_TRAILING_CHUNK_BYTES = 2**20
+_MAX_TRAILING_BYTES = 2**24
+
+
+class VoxelStream:
+    """The voxels of one open file, in the order in which they are stored: the first axis runs fastest.
+
+    Made by `open_voxels`; a context manager.
+
+    Attributes:
+        shape: Voxels along the file's own axes.
+        stored_shape: The same as the header has it, which may have axes of length 1 after the third.
+        dtype: The type in which the file stores its voxels, byte order included.
+        slope: What stored values are multiplied by; 1.0 if the file does not scale.
+        intercept: What is then added; 0.0 if the file does not scale.
+    """
+
+    def __init__(
+        self,
+        stream: io.BufferedIOBase,
+        header: nib.Nifti1Header,
+        shape: tuple[int, int, int],
+        closing: ExitStack,
+        *,
+        where: str,
+    ) -> None:
+        self.shape = shape
+        self.stored_shape = tuple(int(n) for n in header.get_data_shape())
+        self.dtype: np.dtype = header.get_data_dtype()
+        slope, intercept = header.get_slope_inter()
+        self.slope: float = 1.0 if slope is None else slope
+        self.intercept: float = 0.0 if slope is None else intercept
+        self._stream, self._header, self._closing, self._where = stream, header, closing, where
+        self._begun = False
+
+    def __enter__(self) -> VoxelStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        self._closing.close()
+
+    @property
+    def n_voxels(self) -> int:
+        """All voxels of the file."""
+        return math.prod(self.shape)
+
+    @cached_property
+    def native(self) -> NativeGeometry:
+        """What the header says about where the voxels lie.
+
+        Raises:
+            GeometryError: If that makes no sense.
+        """
+        return native_geometry(self._header, self.shape, where=self._where)
+
+    @property
+    def affine(self) -> Affine:
+        """Voxel index along the file's own axes to millimetres in RAS+.
+
+        Raises:
+            GeometryError: If the header's affine makes no sense.
+        """
+        return np.diag([self.native.mm_per_unit] * 3 + [1.0]) @ self.native.affine
+
+    def chunks(self, n_voxels: int) -> Iterator[Shaped[np.ndarray, " n"]]:
+        """Read all voxels, once, `n_voxels` at a time; fewer in the last chunk.
+
+        Values are scaled by `slope` and `intercept`, to float64.  Unscaled values keep the stored type in the
+        machine's byte order, and such chunks may be read-only.  NaN is handed on.
+
+        The last chunk comes only after the file's length and, for gzip, its checksum have held.
+
+        Raises:
+            UnreadableScanError: E_TRUNCATED, E_CORRUPT, E_TOO_LARGE, E_ACCESS or E_MEMORY.
+            ValueError: If `n_voxels` is below 1, the voxels were asked for before, or the stream has been closed.
+        """
+        if n_voxels < 1:
+            raise ValueError(f"a chunk of {n_voxels} voxels; expected at least 1")
+        if self._begun:
+            raise ValueError("a stream of voxels can be read once; open the file again")
+        self._begun = True
+        return self._chunks(n_voxels)
+
+    def _chunks(self, n_voxels: int) -> Iterator[Shaped[np.ndarray, " n"]]:
+        for first in range(0, self.n_voxels, n_voxels):
+            if self._stream.closed:
+                raise ValueError(f"{self._where}: the stream of voxels has been closed")
+            with reading_errors(self._where):
+                chunk = self._scaled(self._read(min(n_voxels, self.n_voxels - first)))
+                if first + chunk.size == self.n_voxels:
+                    _check_end(self._stream, self._where)
+            yield chunk
+
+    def _read(self, n_voxels: int) -> Shaped[np.ndarray, " n"]:
+        wanted = n_voxels * self.dtype.itemsize
+        data = self._stream.read(wanted)
+        if len(data) < wanted:
+            end = self._stream.tell()
+            raise _truncated(self._where, f"{end} bytes", f"at least {end + wanted - len(data)} bytes")
+        return np.frombuffer(data, self.dtype)
+
+    def _scaled(self, stored: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " n"]:
+        if (self.slope, self.intercept) == (1.0, 0.0):
+            return stored.astype(self.dtype.newbyteorder("="), copy=False)
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller judges what becomes infinite
+            return stored.astype(np.float64) * self.slope + self.intercept
+
+
+def open_voxels(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> VoxelStream:
+    """Open a NIfTI-1 or NIfTI-2 file, compressed or not, whatever its name says, and read its header.
+
+    Use it in a ``with`` statement.  Where the voxels lie is looked at when it is asked for.
+
+    Args:
+        path: A ``.nii`` or ``.nii.gz`` file.
+        max_bytes: The most that the voxels may take as float32; None = any number.
+
+    Returns:
+        The stream of its voxels, of which none has been read.
+
+    Raises:
+        UnreadableScanError: E_NOT_FOUND, E_ACCESS, E_NOT_REGULAR, E_EMPTY, E_NOT_NIFTI, E_TRUNCATED, E_CORRUPT,
+            E_DATATYPE, E_TOO_LARGE or E_MEMORY.
+        GeometryError: E_DIMENSIONS or E_GEOMETRY.
+        IntensityError: E_COLOUR, E_COMPLEX or E_SCALING.
+
+    Example:
+        >>> open_voxels("missing.nii.gz")
+        Traceback (most recent call last):
+        ...
+        mendscan.errors.UnreadableScanError: missing.nii.gz: no such file; check the path
+    """
+    where = os.fspath(path)
+    with reading_errors(where), ExitStack() as opened:
+        file_bytes = _regular_file_bytes(Path(where), where)
+        file = opened.enter_context(Path(where).open("rb"))
+        if file.peek(2)[:2] != _GZIP_MAGIC:
+            return _stream(file, opened, where, max_bytes, largest=file_bytes)
+        uncompressed = opened.enter_context(gzip.GzipFile(fileobj=file))
+        return _stream(uncompressed, opened, where, max_bytes, largest=file_bytes * _GZIP_MAX_RATIO)
+
+
+@contextmanager
+def reading_errors(where: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into one typed error that names the file."""
+    try:
+        yield
+    except MendscanError:
+        raise
+    except MemoryError as error:
+        raise UnreadableScanError(
+            "not enough memory", where=where, code="E_MEMORY", remedy="read fewer scans at once or crop it"
+        ) from error
+    except EOFError as error:
+        raise _truncated(where, "an incomplete gzip stream", "the end of the stream") from error
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise _corrupt("the compressed data are damaged", where, str(error)) from error
+    except OSError as error:
+        raise _file_error(error, where) from error
+    except Exception as error:
+        # The one boundary: damaged headers make nibabel raise eight kinds of exception.  Their messages are left
+        # out, for they may quote the file, and files may hold names of patients.
+        raise _corrupt("the file cannot be understood", where, type(error).__name__) from error
+
+
+def _stream(
+    stream: io.BufferedIOBase, opened: ExitStack, where: str, max_bytes: int | None, *, largest: int
+) -> VoxelStream:
+    header = usable_header(parse_header(stream.read(LONGEST_HEADER), where=where), where=where)
+    shape = scan_shape(header, where=where)
+    start, end = voxel_byte_range(header, shape, max_bytes=max_bytes, where=where)
+    if end > largest:
+        raise _truncated(where, f"at most {largest} bytes", f"{end} bytes")
+    stream.seek(start)
+    return VoxelStream(stream, header, shape, opened.pop_all(), where=where)
+
+
+def _regular_file_bytes(path: Path, where: str) -> int:
+    # Asked before opening: to open a pipe would wait for its writer for ever.
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableScanError(
+            "not a regular file",
+            where=where,
+            code="E_NOT_REGULAR",
+            found="a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device",
+            expected="a .nii or .nii.gz file",
+        )
+    if status.st_size == 0:
+        raise UnreadableScanError("the file is empty", where=where, code="E_EMPTY", remedy="copy or download it again")
+    return status.st_size
+
+
+def _check_end(stream: io.BufferedIOBase, where: str) -> None:
+    # Only at the end of the stream does gzip compare length and checksum.
+    trailing = 0
+    while chunk := stream.read(_TRAILING_CHUNK_BYTES):
+        trailing += len(chunk)
+        if trailing > _MAX_TRAILING_BYTES:
+            raise UnreadableScanError(
+                "the file goes on long after its last voxel",
+                where=where,
+                code="E_TOO_LARGE",
+                expected=f"at most {_MAX_TRAILING_BYTES} more bytes",
+                remedy="convert the scan again from its source",
+            )
+    if trailing:
+        _LOGGER.warning("%s: %d bytes after the last voxel are ignored", where, trailing)
+
+
+def _truncated(where: str, found: str, expected: str) -> UnreadableScanError:
+    return UnreadableScanError(
+        "the file is cut off",
+        where=where,
+        code="E_TRUNCATED",
+        found=found,
+        expected=expected,
+        remedy="copy or download it again",
+    )
+
+
+def _corrupt(problem: str, where: str, found: str) -> UnreadableScanError:
+    return UnreadableScanError(
+        problem, where=where, code="E_CORRUPT", found=found, remedy="copy or download the file again"
+    )
+
+
+def _file_error(error: OSError, where: str) -> UnreadableScanError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return UnreadableScanError("no such file", where=where, code="E_NOT_FOUND", remedy="check the path")
+    return UnreadableScanError(
+        "the file cannot be read", where=where, code="E_ACCESS", found=error.strerror, remedy="check its permissions"
+    )
