@@ -8,7 +8,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "mendscan"
 
-# cli > demo > console > report > evaluation > training > detection > results > cohort | models > volumes > config > ...
+# cli > demo > console > report > evaluation > baselines > training > detection > results > cohort | models > ...
 # Unlike `training | detection` side by side, training sits above: its last stage calibrates with detection's own code.
 LAYERS = (
     {"errors", "shapes", "progress", "parallel"},
@@ -18,6 +18,7 @@ LAYERS = (
     {"results"},
     {"detection"},
     {"training"},
+    {"baselines"},
     {"evaluation"},
     {"report"},
     {"console"},

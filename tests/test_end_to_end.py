@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mendscan.cli import app
+from mendscan.detection.batch import detect_folder
 from training.conftest import SMALL, write_phantoms
 
 BLOB = (slice(4, 9), slice(6, 11), slice(4, 8))
@@ -64,6 +65,25 @@ def test_a_finding_lies_in_the_blob(folder: Path) -> None:
         first = next(row for row in csv.DictReader(opened) if row["case"] == "case00" and row["finding"] == "1")
     for axis, where in zip("ijk", BLOB, strict=True):
         assert where.start - 2 <= float(first[f"centre_{axis}"]) <= where.stop + 1
+
+
+def test_the_tables_say_how_often_healthy_scans_look_so(folder: Path) -> None:
+    """Three calibration scans: the blob is stronger than all that they show, and too few to flag at 5 %."""
+    facts = json.loads((folder / "results" / "results.json").read_text())
+    assert (facts["calibration_scans"], facts["smallest_p_value"], facts["score_threshold"]) == (3, 0.25, None)
+    with (folder / "results" / "findings.csv").open() as opened:
+        first = next(row for row in csv.DictReader(opened) if row["case"] == "case00" and row["finding"] == "1")
+    assert first["expected_false_per_scan"] == "0.25"
+    with (folder / "results" / "scores.csv").open() as opened:
+        assert {row["flagged"] for row in csv.DictReader(opened)} == {""}
+    detect_folder(
+        folder / "model", folder / "scans", folder / "kept", false_positive_rate=0.3, false_positives_per_scan=0.5
+    )
+    with (folder / "kept" / "scores.csv").open() as opened:
+        rows = {row["case"]: row for row in csv.DictReader(opened)}
+    assert [rows[f"case0{n}"]["flagged"] for n in range(3)] == ["1", "1", "1"]
+    assert rows["broken"]["flagged"] == ""
+    assert all(int(rows[f"case0{n}"]["findings"]) > 0 for n in range(3))
 
 
 def test_the_broken_scan_has_its_row(folder: Path) -> None:

@@ -13,8 +13,8 @@ from scipy.ndimage import gaussian_filter
 
 from mendscan.cohort.preparing import prepare
 from mendscan.config import Settings
-from mendscan.detection.calibration import Calibration, CodeThresholds, calibrate_voxels
-from mendscan.detection.detector import Detector
+from mendscan.detection.calibration import Calibration, CodeThresholds, calibrate_voxels, left_out_maps
+from mendscan.detection.detector import Detector, map_and_findings
 from mendscan.detection.networks import Networks
 from mendscan.models.bundle import save_bundle
 from mendscan.models.pixelsnail import PixelSNAIL
@@ -78,14 +78,22 @@ def networks(tiny_settings: Settings) -> Networks:
 def calibration(networks: Networks, tiny_settings: Settings) -> Calibration:
     """Learnt from eight scans, as training does it."""
     scans = [volume_from_array(head(seed), OBLIQUE, name="h") for seed in range(10, 18)]
-    encoded = [networks.encode(prepare(scan, tiny_settings.preparation), str(n)) for n, scan in enumerate(scans)]
+    prepared = [prepare(scan, tiny_settings.preparation) for scan in scans]
+    encoded = [networks.encode(each, str(n)) for n, each in enumerate(prepared)]
     thresholds = CodeThresholds.of(np.stack([scan.nll_Shw.numpy() for scan in encoded]), tiny_settings.detection)
     restored = [
         networks.restore(scan, restorations=2, threshold_nats=thresholds.restoration, seed=0) for scan in encoded
     ]
     evidence = [networks.evidence(scan, r.residual_SHW) for scan, r in zip(encoded, restored, strict=True)]
     scores = [float(scan.slice_scores(thresholds.score).sum()) for scan in encoded]
-    return Calibration(thresholds, tuple(sorted(scores)), calibrate_voxels(evidence, tiny_settings.detection))
+    voxels = calibrate_voxels(evidence, tiny_settings.detection)
+    maps = left_out_maps(voxels, evidence, tiny_settings.detection)
+    found = [
+        map_and_findings(*each, at=scan.at, threshold=0.5)[1]
+        for *each, scan in zip(maps, scans, prepared, encoded, strict=True)
+    ]
+    peaks = tuple(tuple(finding.peak for finding in findings) for findings in found)
+    return Calibration(thresholds, tuple(sorted(scores)), voxels, peaks)
 
 
 @pytest.fixture(scope="session")

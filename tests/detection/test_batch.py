@@ -15,9 +15,13 @@ import pytest
 import torch
 
 from mendscan.detection.batch import detect_folder
+from mendscan.detection.calibration import Calibration
 from mendscan.detection.detector import Detector
-from mendscan.errors import CohortError, ModelError, WriteError
+from mendscan.detection.networks import Networks
+from mendscan.errors import CohortError, ModelError, SettingsError, WriteError
+from mendscan.models.bundle import save_bundle
 from mendscan.results import FINDING_COLUMNS, SCORE_COLUMNS, Detection, read_run, read_scores
+from mendscan.volumes.writing import make_folder
 
 WriteScan = Callable[..., Path]
 
@@ -137,6 +141,8 @@ def test_the_results_folder(detect: Callable[..., Any], three_scans: Path, tmp_p
     run = read_run(results)
     assert (run["seed"], run["restorations"], run["maps"], run["map_threshold"]) == (0, 2, True, 0.5)
     assert run["calibration_scans"] == 8
+    assert (run["false_positive_rate"], run["smallest_p_value"]) == (0.05, 1 / 9)
+    assert run["score_threshold"] is run["false_positives_per_scan"] is run["finding_threshold"] is None
     assert str(tmp_path) not in json.dumps(run)
 
 
@@ -178,6 +184,97 @@ def test_progress_and_after_save_hear_of_every_scan(
     assert [said.split(":")[0] for said in listener.said[:1]] == ["no scan is flagged"]
     assert len(listener.said) == 2
     assert "bad.nii.gz" in listener.said[1]
+
+
+# --- wanted rates ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [1 / 9, 0.3, 0.5, 0.9])
+def test_scans_are_flagged_by_their_p_value_and_so_by_the_threshold(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path, write_scan: WriteScan, rate: float
+) -> None:
+    for seed in range(3, 9):
+        write_scan(three_scans, f"more{seed}", seed=seed)
+    detect(three_scans, tmp_path / "results", maps=False, false_positive_rate=rate)
+    threshold = read_run(tmp_path / "results")["score_threshold"]
+    rows = table(tmp_path / "results" / "scores.csv")
+    for row in rows:
+        assert row["flagged"] == str(int(float(row["p_value"]) <= rate + 1e-6))
+        assert row["flagged"] == str(int(float(row["score"]) > threshold + 1e-6))
+    assert rate < 0.3 or {row["flagged"] for row in rows} == {"0", "1"}
+
+
+def test_with_too_few_healthy_scans_nothing_is_flagged_or_cleared(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path
+) -> None:
+    detect(three_scans, tmp_path / "results", maps=False, false_positive_rate=0.111)
+    assert [row["flagged"] for row in table(tmp_path / "results" / "scores.csv")] == ["", "", ""]
+    assert read_run(tmp_path / "results")["score_threshold"] is None
+
+
+def test_findings_are_kept_by_the_wanted_number(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path, detector: Detector
+) -> None:
+    detect(three_scans, tmp_path / "all")
+    detect(three_scans, tmp_path / "few", false_positives_per_scan=1.0)
+    run, every, kept = (read_run(tmp_path / "few"), *(table(tmp_path / n / "findings.csv") for n in ("all", "few")))
+    threshold = detector.calibration.finding_threshold(false_positives_per_scan=1.0)
+    assert (run["finding_threshold"], run["false_positives_per_scan"]) == (threshold, 1.0)
+    assert run["findings_counted_per_scan"] == 3
+    assert 0 < len(kept) < len(every)
+    assert [row["centre_i"] for row in kept] == [row["centre_i"] for row in every if float(row["peak"]) > threshold]
+    for case in "abc":
+        numbers = [int(row["finding"]) for row in kept if row["case"] == case]
+        assert numbers == list(range(1, len(numbers) + 1))
+        row = next(row for row in scores(tmp_path / "few") if row["case"] == case)
+        assert int(row["findings"]) == len(numbers)
+    for row in every:
+        assert float(row["expected_false_per_scan"]) >= 0.1111
+    assert outputs(tmp_path / "few") == outputs(tmp_path / "all")
+
+
+def test_a_wanted_number_does_not_depend_on_workers(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path
+) -> None:
+    for workers in (0, 2):
+        wanted = {"false_positives_per_scan": 1.0, "false_positive_rate": 0.4}
+        detect(three_scans, tmp_path / str(workers), workers=workers, **wanted)
+    assert scores(tmp_path / "0") == scores(tmp_path / "2")
+    for name in ("findings.csv", "results.json"):
+        assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_wanted_numbers_that_cannot_be_kept_are_refused_before_anything_is_written(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path
+) -> None:
+    for wanted in ({"false_positive_rate": 0.0}, {"false_positive_rate": 1.5}, {"false_positives_per_scan": 0.1}):
+        with pytest.raises(SettingsError):
+            detect(three_scans, tmp_path / "results", **wanted)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_model_of_an_earlier_version_detects_but_refuses_a_wanted_number(
+    model_folder: Path, networks: Networks, calibration: Calibration, three_scans: Path, tmp_path: Path
+) -> None:
+    save_bundle(
+        make_folder(tmp_path / "earlier"),
+        settings=networks.settings,
+        vqvae=networks.vqvae,
+        prior=networks.prior,
+        calibration={name: value for name, value in calibration.to_json().items() if name != "healthy_peaks"},
+        calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
+        plan={},
+        split={},
+        card="# Earlier\n",
+    )
+    with pytest.raises(ModelError, match="training again"):
+        detect_folder(
+            tmp_path / "earlier", three_scans, tmp_path / "1", workers=0, device="cpu", false_positives_per_scan=1.0
+        )
+    for model, folder in ((tmp_path / "earlier", "2"), (model_folder, "3")):
+        detect_folder(model, three_scans, tmp_path / folder, workers=0, device="cpu")
+    assert outputs(tmp_path / "2") == outputs(tmp_path / "3")
+    assert {row["expected_false_per_scan"] for row in table(tmp_path / "2" / "findings.csv")} == {""}
 
 
 # --- failures --------------------------------------------------------------------------------------------------------

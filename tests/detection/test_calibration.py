@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -19,9 +20,11 @@ from mendscan.detection.calibration import (
     TailTable,
     VoxelCalibration,
     calibrate_voxels,
+    left_out_maps,
 )
 from mendscan.detection.scoring import pooled_residual
 from mendscan.detection.standardising import HealthyReference
+from mendscan.errors import ModelError, SettingsError
 
 SHAPE = (6, 12, 14)
 EVERYWHERE = np.ones(SHAPE, dtype=bool)
@@ -218,6 +221,69 @@ def test_more_evidence_never_lowers_the_map() -> None:
     assert (voxels.map_of(more, STANDARDISED) >= voxels.map_of(evidence, STANDARDISED)).all()
 
 
+# --- maps of the calibration scans themselves ------------------------------------------------------------------------
+
+
+def test_a_left_out_map_is_that_of_a_calibration_without_the_scan() -> None:
+    evidence = healthy_evidence(6)
+    voxels = calibrate_voxels(evidence, STANDARDISED)
+    maps = list(left_out_maps(voxels, evidence, STANDARDISED))
+    assert len(maps) == 6
+    for i, found in enumerate(maps):
+        others = [each for j, each in enumerate(evidence) if j != i]
+        without = replace(
+            voxels,
+            residual=HealthyReference.fit(np.stack([e.residual_SHW for e in others]), sigma_voxels=1.0),
+            nll=HealthyReference.fit(np.stack([e.nll_SHW for e in others]), sigma_voxels=1.5),
+        )
+        np.testing.assert_allclose(found, without.map_of(evidence[i], STANDARDISED), rtol=2e-3, atol=1e-3)
+
+
+def test_a_scan_standardised_by_itself_has_weaker_peaks() -> None:
+    """Why it must be left out: thresholds from its own map would let too many findings of new scans through."""
+    evidence = healthy_evidence(6)
+    voxels = calibrate_voxels(evidence, STANDARDISED)
+    apart = np.array([found.max() for found in left_out_maps(voxels, evidence, STANDARDISED)])
+    itself = np.array([voxels.map_of(each, STANDARDISED).max() for each in evidence])
+    new = np.array([voxels.map_of(each, STANDARDISED).max() for each in healthy_evidence(30, seed=8)])
+    assert (apart > itself).all()
+    assert abs(apart.mean() - new.mean()) < 0.5 * (new.mean() - itself.mean())
+
+
+def test_the_papers_map_needs_no_leaving_out() -> None:
+    evidence = healthy_evidence(3)
+    voxels = calibrate_voxels(evidence, PAPER)
+    for each, found in zip(evidence, left_out_maps(voxels, evidence, PAPER), strict=True):
+        np.testing.assert_array_equal(found, voxels.map_of(each, PAPER))
+    with pytest.raises(ValueError, match="no healthy tails"):
+        voxels.map_of_standardised(evidence[0].residual_SHW, evidence[0].nll_SHW, EVERYWHERE)
+
+
+# --- thresholds of findings ------------------------------------------------------------------------------------------
+
+
+def test_thresholds_come_from_the_healthy_scores_and_peaks() -> None:
+    peaks = ((0.9, 0.6), (0.8,), (), (0.7, 0.65))
+    known = replace(calibration_of([1.0, 2.0, 3.0, 4.0]), healthy_peaks=peaks)
+    assert known.score_threshold(false_positive_rate=0.4) == 3.0
+    assert known.finding_threshold(false_positives_per_scan=0.5) == 0.8
+    assert known.expected_false(0.8) == 0.6
+    with pytest.raises(SettingsError, match="with 4 healthy scans"):
+        known.finding_threshold(false_positives_per_scan=0.1)
+
+
+def test_a_threshold_of_findings_is_never_below_that_of_voxels() -> None:
+    known = replace(calibration_of([1.0, 2.0], VoxelCalibration(0.5)), healthy_peaks=((0.6,), ()))
+    assert known.finding_threshold(false_positives_per_scan=2.0) == 0.5
+
+
+def test_a_model_that_knows_no_healthy_findings_says_so() -> None:
+    unknowing = calibration_of([1.0, 2.0, 3.0, 4.0])
+    assert unknowing.expected_false(0.8) is None
+    with pytest.raises(ModelError, match=r"does not know the findings of healthy scans .*training again"):
+        unknowing.finding_threshold(false_positives_per_scan=1.0)
+
+
 # --- saving ----------------------------------------------------------------------------------------------------------
 
 
@@ -236,6 +302,14 @@ def test_a_calibration_comes_back_exactly(settings: DetectionSettings) -> None:
         np.testing.assert_array_equal(loaded.arrays()[name], array)
     new = healthy_evidence(1, seed=4)[0]
     np.testing.assert_array_equal(loaded.voxels.map_of(new, settings), saved.voxels.map_of(new, settings))
+
+
+@pytest.mark.parametrize("peaks", [None, (), ((0.1 + 0.2, 1 / 3), (), (0.5,))])
+def test_healthy_peaks_come_back_exactly(peaks: tuple[tuple[float, ...], ...] | None) -> None:
+    saved = replace(calibration_of([1.0]), healthy_peaks=peaks)
+    values = json.loads(json.dumps(saved.to_json()))
+    assert ("healthy_peaks" in values) == (peaks is not None), "an earlier model's file stays as it was"
+    assert Calibration.from_json(values, saved.arrays(), PAPER).healthy_peaks == peaks
 
 
 def test_json_and_arrays_hold_what_they_say() -> None:

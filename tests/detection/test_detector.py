@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from nibabel.orientations import apply_orientation, inv_ornt_aff
+from scipy.stats import betabinom
 
+from detection.conftest import OBLIQUE, head
 from mendscan.cohort.preparing import prepare
 from mendscan.detection.calibration import Calibration, CodeThresholds, TailTable, VoxelCalibration
 from mendscan.detection.detector import Detector
@@ -150,6 +152,57 @@ def test_a_subset_of_slices_can_be_scored(detector: Detector, scan: Path) -> Non
     assert len(detection.slice_scores) == 3
     assert detection.map_XYZ.shape == detection.volume.shape
     assert detection.slice_scores.tolist() == pytest.approx(detector.detect(scan).slice_scores[[0, 4, 7]], rel=1e-4)
+
+
+# --- healthy scans as the measure ------------------------------------------------------------------------------------
+
+
+HEADS = [(head(seed), OBLIQUE) for seed in range(6)]
+
+
+def test_findings_say_how_many_so_strong_ones_a_healthy_scan_has(detector: Detector) -> None:
+    peaks = [peak for each in detector.calibration.healthy_peaks for peak in each]
+    assert len(peaks) > 8
+    findings = [found for scan in HEADS for found in detector.detect(scan).findings]
+    assert len({found.expected_false for found in findings}) > 5
+    for found in findings:
+        assert found.expected_false == (1 + sum(peak >= found.peak for peak in peaks)) / 9
+
+
+@pytest.mark.parametrize(("wanted", "some_go"), [(0.5, True), (1.0, True), (50.0, False)])
+def test_only_findings_above_the_threshold_are_kept(detector: Detector, wanted: float, some_go: bool) -> None:
+    threshold = detector.calibration.finding_threshold(false_positives_per_scan=wanted)
+    gone = 0
+    for scan in HEADS:
+        every, kept = detector.detect(scan), detector.detect(scan, false_positives_per_scan=wanted)
+        assert kept.findings == tuple(found for found in every.findings if found.peak > threshold)
+        np.testing.assert_array_equal(kept.map_XYZ, every.map_XYZ)
+        assert kept.threshold == every.threshold == 0.5
+        gone += len(every.findings) - len(kept.findings)
+    assert (gone > 0) == some_go
+
+
+def test_without_healthy_peaks_nothing_is_expected_and_no_number_can_be_wanted(detector: Detector, scan: Path) -> None:
+    unknowing = Detector(detector.networks, replace(detector.calibration, healthy_peaks=None), model_hash="")
+    known, unknown = detector.detect(scan).findings, unknowing.detect(scan).findings
+    assert unknown == tuple(replace(found, expected_false=None) for found in known)
+    with pytest.raises(ModelError, match="does not know the findings of healthy scans"):
+        unknowing.detect(scan, false_positives_per_scan=1.0)
+
+
+def test_too_few_healthy_scans_for_a_wanted_number_are_refused_without_maps_too(detector: Detector, scan: Path) -> None:
+    with pytest.raises(SettingsError, match=r"with 8 healthy scans .* is 1/9"):
+        detector.detect(scan, maps=False, false_positives_per_scan=0.1)
+
+
+def test_p_values_of_new_healthy_scans_are_uniform(detector: Detector) -> None:
+    """One calibration set serves all new scans, so the number of p-values at most a is beta-binomial."""
+    new = [detector.detect((head(seed), OBLIQUE), maps=False).p_value for seed in range(100, 180)]
+    for m in range(1, 9):
+        at_most = sum(p <= m / 9 for p in new)
+        law = betabinom(80, m, 9 - m)
+        assert min(law.cdf(at_most), law.sf(at_most - 1)) > 1e-4, (m, at_most)
+    assert len(set(new)) > 5
 
 
 # --- reproducible ----------------------------------------------------------------------------------------------------

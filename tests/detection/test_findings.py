@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from mendscan.results import Detection, find_components
+from mendscan.results import FINDING_COLUMNS, SCORE_COLUMNS, Detection, find_components
 from mendscan.volumes.volume import Volume, volume_from_array
 
 SHAPE = (12, 9, 10)
@@ -79,6 +81,28 @@ def test_a_component_at_the_border_stays_inside(volume: Volume) -> None:
     native[-1, 0, -1] = 1
     (found,) = find_components(to_ras(volume, native), volume, threshold=0.5, smallest_mm3=0.0)
     assert found.centre_voxel == (11, 0, 9)
+
+
+def test_the_expected_number_is_in_the_table_where_it_is_known(volume: Volume) -> None:
+    map_XYZ = to_ras(volume, with_boxes((SMALL, 1.0), (LARGE, 0.75)))
+    first, second = find_components(map_XYZ, volume, threshold=0.5, smallest_mm3=0.0)
+    assert first.expected_false is None
+    known = replace(first, expected_false=3 / 7)
+    detection = Detection(
+        volume=volume,
+        score=1.0,
+        p_value=0.5,
+        slice_scores=np.array([1.0]),
+        slice_indices=np.array([2.0]),
+        slice_axis="Z",
+        map_XYZ=map_XYZ,
+        restored_XYZ=None,
+        threshold=0.5,
+        findings=(known, second),
+    )
+    assert [row["expected_false_per_scan"] for row in detection.finding_rows()] == [0.4286, None]
+    assert all(set(row) == set(FINDING_COLUMNS) for row in detection.finding_rows())
+    assert set(detection.score_row()) <= set(SCORE_COLUMNS)
 
 
 def test_rows_of_the_tables(volume: Volume) -> None:

@@ -101,21 +101,21 @@ def counted_at_most(scans: int, *, false_positives_per_scan: float) -> int:
     Nothing bounds how many findings a healthy scan may have, and the mean of an unbounded count cannot be bounded from
     n scans without assuming how it is distributed.  What can be bounded is the mean of min(count, B), at the price of
     counting B in advance for the new scan, B / (n + 1) of the wanted α.  B must not be chosen by what was seen.  It is
-    α √(n + 1), rounded up: the more scans, the higher the cap and the lower its price, 1 / √(n + 1) of α.
+    α √(n + 1), rounded down but more than α: the more scans, the higher the cap and the lower its price.
 
     Args:
         scans: n.
         false_positives_per_scan: α.
 
     Returns:
-        B, larger than α (else the bound would say nothing); 0 if n is too small for α.
+        B; 0 if n is too small for α.  A cap of at most α would bound nothing.
 
     Example:
         >>> [counted_at_most(n, false_positives_per_scan=1.0) for n in (19, 99, 399)]
-        [5, 10, 20]
+        [4, 10, 20]
     """
-    wanted = math.ceil(false_positives_per_scan * math.sqrt(scans + 1))
-    return min(wanted, _largest_share(false_positives_per_scan, scans))
+    alpha = false_positives_per_scan
+    return min(max(math.floor(alpha) + 1, math.floor(alpha * math.sqrt(scans + 1))), _largest_share(alpha, scans))
 
 
 def finding_threshold(healthy_peaks_per_scan: Sequence[Sequence[float]], *, false_positives_per_scan: float) -> float:
@@ -138,7 +138,7 @@ def finding_threshold(healthy_peaks_per_scan: Sequence[Sequence[float]], *, fals
 
     Example:
         >>> finding_threshold([[0.9, 0.6], [0.8], [], [0.7, 0.65]], false_positives_per_scan=1.0)
-        0.7
+        0.65
     """
     scans, wanted = len(healthy_peaks_per_scan), false_positives_per_scan
     if not 0 < wanted < math.inf:

@@ -1,0 +1,185 @@
+"""Whether the calibration of a model holds on healthy scans that were used for nothing.
+
+    python benchmarks/calibration.py --model runs/model --healthy runs/held-out --output runs/calibration
+
+Detects in every scan once, then prints and draws two things: how often healthy scans get small p-values, and how many
+findings they have at thresholds for a wanted number.  All scans share one calibration set, so the number of p-values
+at most a is not binomial but beta-binomial; bands and intervals say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from scipy.stats import betabinom
+
+from mendscan.detection.calibration import Calibration, HealthyPeaks
+from mendscan.detection.conformal import counted_at_most, finding_threshold
+from mendscan.detection.detector import Detector
+from mendscan.errors import SettingsError
+from mendscan.volumes.reading import find_scans
+
+RATES = (0.05, 0.1, 0.2, 0.5)
+WANTED = (0.5, 1.0, 2.0)
+SPLITS = 2000
+
+
+class HeldOut(NamedTuple):
+    """What held-out healthy scans gave."""
+
+    p_values: list[float]
+    peaks: HealthyPeaks
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    detector = Detector.load(arguments.model, device="cpu")
+    calibration = detector.calibration
+    held_out = detect_all(detector, find_scans(arguments.healthy), arguments.restorations)
+    print(f"{len(calibration.healthy_scores)} calibration scans, {len(held_out.p_values)} held-out healthy scans\n")
+    print_p_values(held_out.p_values, len(calibration.healthy_scores))
+    print_findings(calibration, held_out.peaks)
+    print_splits(held_out.peaks)
+    draw(calibration, held_out, arguments.output / "calibration.png")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--healthy", type=Path, required=True, help="healthy scans that the model has never seen")
+    parser.add_argument("--output", type=Path, default=Path("runs/calibration"))
+    parser.add_argument("--restorations", type=int, help="the model's by default")
+    return parser.parse_args()
+
+
+def detect_all(detector: Detector, scans: Sequence[Path], restorations: int | None) -> HeldOut:
+    found = [detector.detect(path, restorations=restorations) for path in scans]
+    return HeldOut([d.p_value for d in found], tuple(tuple(f.peak for f in d.findings) for d in found))
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def print_p_values(p_values: Sequence[float], scans: int) -> None:
+    print("| a | p-values at most a | expected | middle 95 % for one calibration set |\n|---|---|---|---|")
+    for rate in RATES:
+        expected, low, high = band(rate, scans, len(p_values))
+        print(f"| {rate:g} | {np.mean(np.array(p_values) <= rate):.3f} | {expected:.3f} | {low:.3f} to {high:.3f} |")
+    print()
+
+
+def band(rate: float, scans: int, new: int) -> tuple[float, float, float]:
+    """Return mean and middle 95 % of the share of `new` scans with a p-value of at most the rate."""
+    m = int(np.floor(rate * (scans + 1) + 1e-9))
+    if m == 0 or m > scans:
+        return (float(m > scans),) * 3
+    low, high = betabinom(new, m, scans + 1 - m).ppf((0.025, 0.975)) / new
+    return m / (scans + 1), float(low), float(high)
+
+
+def print_findings(calibration: Calibration, peaks: HealthyPeaks) -> None:
+    """The model's own thresholds, on the held-out scans."""
+    every = np.array([len(each) for each in peaks])
+    print(f"all findings: {every.mean():.2f} per held-out scan, at most {every.max()}")
+    if calibration.healthy_peaks is not None:
+        own = np.array([len(each) for each in calibration.healthy_peaks])
+        print(f"              {own.mean():.2f} per calibration scan, at most {own.max()}")
+    print(
+        "\n| wanted | threshold | counted at most | seen, capped | seen | standard error |\n|---|---|---|---|---|---|"
+    )
+    for wanted in WANTED:
+        try:
+            threshold = calibration.finding_threshold(false_positives_per_scan=wanted)
+        except SettingsError as error:
+            print(f"| {wanted:g} | {error} |")
+            continue
+        cap = counted_at_most(len(calibration.healthy_scores), false_positives_per_scan=wanted)
+        seen = counts_above(peaks, threshold)
+        capped, error = np.minimum(seen, cap), seen.std(ddof=1) / np.sqrt(len(seen))
+        print(f"| {wanted:g} | {threshold:.3f} | {cap} | {capped.mean():.2f} | {seen.mean():.2f} | {error:.2f} |")
+    print()
+
+
+def print_splits(peaks: HealthyPeaks) -> None:
+    """The same rule where its assumption surely holds: random halves of the held-out scans."""
+    half = len(peaks) // 2
+    print(f"random halves of the held-out scans, {half} to calibrate, mean of {SPLITS} splits")
+    print("| wanted | seen, capped | seen | naive threshold, capped |\n|---|---|---|---|")
+    for wanted in WANTED:
+        cap = counted_at_most(half, false_positives_per_scan=wanted)
+        capped, seen, naive = np.mean([one_split(peaks, half, wanted, cap, seed) for seed in range(SPLITS)], axis=0)
+        print(f"| {wanted:g} | {capped:.2f} | {seen:.2f} | {naive:.2f} |")
+
+
+def one_split(peaks: HealthyPeaks, half: int, wanted: float, cap: int, seed: int) -> tuple[float, float, float]:
+    order = np.random.default_rng(seed).permutation(len(peaks))
+    known, new = ([peaks[i] for i in part] for part in (order[:half], order[half:]))
+    seen = counts_above(new, finding_threshold(known, false_positives_per_scan=wanted))
+    naive = counts_above(new, naive_threshold(known, wanted))
+    return float(np.minimum(seen, cap).mean()), float(seen.mean()), float(np.minimum(naive, cap).mean())
+
+
+def naive_threshold(peaks: Sequence[Sequence[float]], wanted: float) -> float:
+    """The threshold at which the calibration scans themselves have the wanted mean."""
+    ordered, allowed = sorted(chain.from_iterable(peaks), reverse=True), int(wanted * len(peaks))
+    return ordered[allowed] if len(ordered) > allowed else 0.0
+
+
+def counts_above(peaks: Sequence[Sequence[float]], threshold: float) -> np.ndarray:
+    return np.array([sum(peak > threshold for peak in each) for each in peaks])
+
+
+# --- the picture -----------------------------------------------------------------------------------------------------
+
+
+def draw(calibration: Calibration, held_out: HeldOut, path: Path) -> None:
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+    draw_p_values(left, held_out.p_values, len(calibration.healthy_scores))
+    draw_findings(right, calibration, held_out.peaks)
+    figure.savefig(path, dpi=120)
+    print(f"\n{path}")
+
+
+def draw_p_values(axes: Axes, p_values: Sequence[float], scans: int) -> None:
+    rates = np.arange(scans + 2) / (scans + 1)
+    _, low, high = np.array([band(rate, scans, len(p_values)) for rate in rates]).T
+    seen = [np.mean(np.array(p_values) <= rate + 1e-9) for rate in rates]
+    axes.fill_between(rates, low, high, step="post", color="0.88", label="middle 95 % for one calibration set")
+    axes.plot((0, 1), (0, 1), color="0.5", linewidth=1, label="uniform")
+    axes.step(rates, seen, where="post", color="#0b63a5", linewidth=2, label=f"{len(p_values)} held-out healthy scans")
+    axes.set(xlabel="a", ylabel="share of p-values at most a", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.set_title(f"p-values, {scans} calibration scans", loc="left")
+    axes.legend(frameon=False, loc="upper left")
+
+
+def draw_findings(axes: Axes, calibration: Calibration, peaks: HealthyPeaks) -> None:
+    scans = len(calibration.healthy_scores)
+    wanted = np.linspace(1 / (scans + 1) + 1e-9, 2.5, 60)
+    thresholds = [calibration.finding_threshold(false_positives_per_scan=a) for a in wanted]
+    caps = [counted_at_most(scans, false_positives_per_scan=a) for a in wanted]
+    counts = [counts_above(peaks, t) for t in thresholds]
+    capped = np.array([np.minimum(c, cap).mean() for c, cap in zip(counts, caps, strict=True)])
+    error = np.array([np.minimum(c, cap).std(ddof=1) / np.sqrt(len(c)) for c, cap in zip(counts, caps, strict=True)])
+    axes.fill_between(wanted, capped - 2 * error, capped + 2 * error, color="#0b63a5", alpha=0.15, linewidth=0)
+    axes.plot(wanted, capped, color="#0b63a5", linewidth=2, label="seen, capped (± 2 standard errors)")
+    axes.plot(wanted, [c.mean() for c in counts], color="#0b63a5", linewidth=1, linestyle="--", label="seen, all")
+    axes.plot((0, 2.5), (0, 2.5), color="0.5", linewidth=1, label="the bound")
+    axes.set(xlabel="wanted false findings per healthy scan", ylabel="seen per held-out scan", xlim=(0, 2.5))
+    axes.set_ylim(bottom=0)
+    axes.set_title("findings", loc="left")
+    axes.legend(frameon=False, loc="upper left")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+import json
+
+import numpy as np
+import pytest
+
+from mendscan.baselines.healthy import HealthyCohort
+from mendscan.cohort.preparing import prepare
+from mendscan.errors import CohortError, ModelError
+from mendscan.volumes.reading import read_volume
+
+
+def model_folder(folder, cohort):
+    folder.mkdir()
+    config = {"format": 1, "settings": cohort.settings.model_dump(mode="json")}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "split.json").write_text(json.dumps(cohort.split.to_json()))
+    return folder
+
+
+def test_slices_and_foreground_are_those_of_the_one_recipe(cohort):
+    for content in (cohort.split.train[0], cohort.split.calibration[-1]):
+        row = cohort.store.rows([content])[0]
+        prepared = prepare(read_volume(cohort.files[content]), cohort.settings.preparation)
+        np.testing.assert_array_equal(cohort.store.slices_NSHW[row], prepared.slices_SHW.astype(np.float16))
+        np.testing.assert_array_equal(cohort.foreground_NSHW[row], prepared.foreground_SHW)
+
+
+def test_foregrounds_and_slices_share_their_indices(cohort):
+    data, foreground = (part(cohort.split.validation) for part in (cohort.slices, cohort.foregrounds))
+    chosen = data.spread(8)
+    inside_BHW, position_B = foreground.batch(chosen)
+    assert len(foreground) == len(data)
+    assert (position_B == data.batch(chosen)[1]).all()
+    row = cohort.store.rows(cohort.split.validation)[0]
+    np.testing.assert_array_equal(inside_BHW[0].numpy(), cohort.foreground_NSHW[row][0])
+
+
+def test_calibration_scans_are_prepared_in_full_precision(cohort):
+    prepared = list(cohort.calibration())
+    assert len(prepared) == len(cohort.split.calibration)
+    expected = prepare(read_volume(cohort.files[cohort.split.calibration[0]]), cohort.settings.preparation)
+    np.testing.assert_array_equal(prepared[0].slices_SHW, expected.slices_SHW)
+
+
+def test_a_models_cohort_is_the_one_it_was_trained_on(cohort, files, tmp_path):
+    model = model_folder(tmp_path / "model", cohort)
+    healthy = next(iter(files.values())).parent
+    found = HealthyCohort.of_model(model, healthy, tmp_path / "work", device="cpu")
+    assert (found.settings, found.split, found.files) == (cohort.settings, cohort.split, cohort.files)
+    np.testing.assert_array_equal(found.train_NSHW(), cohort.train_NSHW())
+
+
+def test_a_missing_scan_is_an_error(cohort, files, tmp_path):
+    few = dict(list(files.items())[1:])
+    with pytest.raises(CohortError, match="found 15 of 16"):
+        HealthyCohort.of_files(few, cohort.settings, cohort.split, tmp_path, device="cpu")
+
+
+def test_a_folder_without_a_model_is_an_error(tmp_path):
+    with pytest.raises(ModelError, match=r"config\.json: not a model folder"):
+        HealthyCohort.of_model(tmp_path, tmp_path, tmp_path / "work")
+
+
+def test_what_is_prepared_already_is_used(cohort, files, tmp_path):
+    first = HealthyCohort.of_files(files, cohort.settings, cohort.split, tmp_path, device="cpu")
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    HealthyCohort.of_files(files, cohort.settings, cohort.split, tmp_path, device="cpu")
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    assert len(before) == 2
+    assert first.foreground_NSHW.dtype == bool
