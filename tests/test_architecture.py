@@ -8,7 +8,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "mendscan"
 
-# cli > demo > console > report > evaluation > baselines > training > detection > results > cohort | models > ...
+# cli > demo > console > benchmark > report > evaluation > baselines > training > detection > results
+# > cohort | models > volumes > config > ...
 # Unlike `training | detection` side by side, training sits above: its last stage calibrates with detection's own code.
 LAYERS = (
     {"errors", "shapes", "progress", "parallel"},
@@ -21,6 +22,7 @@ LAYERS = (
     {"baselines"},
     {"evaluation"},
     {"report"},
+    {"benchmark"},
     {"console"},
     {"demo", "exits"},
     {"cli"},

@@ -217,6 +217,92 @@ def evaluate(
 
 @app.command()
 @reports_errors
+def simulate(
+    scans: Annotated[Path, typer.Option("--input", "-i", help="Folder of healthy scans.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for scans, labels and tables.")],
+    local: Annotated[
+        int | None, typer.Option(min=0, help="Scans with local anomalies; every scan once by default.")
+    ] = None,
+    healthy: Annotated[int | None, typer.Option(min=0, help="Unchanged scans; every scan by default.")] = None,
+    artefacts: Annotated[
+        int | None, typer.Option(min=0, help="Scans with a whole-scan artefact; every scan by default.")
+    ] = None,
+    per_scan: Annotated[tuple[int, int], typer.Option(help="Fewest and most local anomalies in a scan.")] = (1, 4),
+    radius_mm: Annotated[
+        tuple[float, float] | None, typer.Option(help="Smallest and largest radius; from the scan by default.")
+    ] = None,
+    kinds: Annotated[
+        list[str] | None, typer.Option("--kind", help="A kind of local anomaly; may be repeated; all by default.")
+    ] = None,
+    artefact_kinds: Annotated[
+        list[str] | None, typer.Option("--artefact", help="A kind of artefact; may be repeated; all by default.")
+    ] = None,
+    seed: SeedOption = 0,
+    workers: Annotated[int | None, typer.Option(min=0, help="Cores to use; all by default.")] = None,
+) -> None:
+    """Put labelled anomalies and artefacts into healthy scans, to test a detector with; never to train one.
+
+    Example: mendscan simulate -i healthy_scans -o test --seed 1
+    """
+    from mendscan.cohort.suite import write_suite
+    from mendscan.console import ConsoleProgress, show_suite
+    from mendscan.volumes.reading import find_scans
+
+    chosen = {"kinds": kinds, "artefact_kinds": artefact_kinds}
+    with ConsoleProgress() as progress:
+        written = write_suite(
+            find_scans(scans),
+            output,
+            seed=seed,
+            local=local,
+            healthy=healthy,
+            artefacts=artefacts,
+            per_scan=per_scan,
+            radius_mm=radius_mm,
+            workers=workers,
+            progress=progress,
+            **{name: tuple(value) for name, value in chosen.items() if value},
+        )
+    show_suite(written)
+
+
+@app.command()
+@reports_errors
+def benchmark(
+    healthy: Annotated[Path, typer.Option("--input", "-i", help="Folder of healthy scans.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; a stopped benchmark goes on in it.")],
+    minutes: Annotated[
+        float | None, typer.Option(help="Training time of each method that is trained; 30 by default.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps of each instead; repeats a run exactly.")] = None,
+    baselines: Annotated[
+        list[str] | None, typer.Option("--baseline", help="A baseline; may be repeated; all by default.")
+    ] = None,
+    radius_mm: Annotated[
+        tuple[float, float] | None, typer.Option(help="Radii of the local anomalies; from the scans by default.")
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Compare the method with simpler ones: same scans, same time, anomalies of every kind, one page.
+
+    Example: mendscan benchmark -i healthy_scans -o benchmark --minutes 30
+    """
+    from mendscan.benchmark.running import run_benchmark
+    from mendscan.console import ConsoleProgress, console, show_comparison
+
+    chosen = {"baselines": tuple(baselines)} if baselines else {}
+    with ConsoleProgress() as progress:
+        evaluations = run_benchmark(
+            healthy, output, minutes=minutes, steps=steps, radius_mm=radius_mm, seed=seed, device=device.value,
+            progress=progress, **chosen,
+        )  # fmt: skip
+    show_comparison(evaluations)
+    console.print(f"page: [bold]{output / 'index.html'}[/bold] (also README.md, evaluations, results)")
+
+
+@app.command()
+@reports_errors
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; must not exist or be empty.")] = Path(
         "demo"

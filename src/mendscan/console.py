@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ from rich.table import Table
 from mendscan.evaluation.measures import FIGURES
 
 if TYPE_CHECKING:
+    from mendscan.cohort.labelled_cohort import LabelledCohort
     from mendscan.cohort.planning import Plan
     from mendscan.evaluation.bootstrap import Difference, Interval
     from mendscan.evaluation.metrics import Evaluation
@@ -40,6 +42,7 @@ __all__ = [
     "show_evaluation",
     "show_official",
     "show_plan",
+    "show_suite",
     "show_training",
 ]
 
@@ -204,6 +207,16 @@ def show_official(figure: OfficialFigure, mode: str) -> None:
     for problem in figure.problems:
         console.print(f"{problem.case}: {problem.problem}", style="yellow", markup=False, soft_wrap=True)
     console.print(f"official {mode} average precision: [bold]{figure.value:.6f}[/bold] ({figure.cases} cases)")
+
+
+def show_suite(cohort: LabelledCohort) -> None:
+    """Print what was put into which scans."""
+    kinds = Counter(anomaly.kind for anomalies in cohort.anomalies.values() for anomaly in anomalies)
+    scopes = Counter(case.scope for case in cohort.cases)
+    console.print(", ".join(f"{count} cases {scope}" for scope, count in sorted(scopes.items())))
+    console.print("  ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())))
+    console.print(f"written: [bold]{cohort.folder}[/bold] (scans, labels, anomalies.csv, cases.csv)")
+    console.print("[dim]For evaluation only: a detector that has seen these anomalies is no longer unsupervised.[/dim]")
 
 
 def show_comparison(rows: Mapping[str, Evaluation]) -> None:

@@ -1,4 +1,4 @@
-"""Labelled cohorts: the folder is MOOD's, and the labels say what was changed."""
+"""Labelled cohorts: the folder extends MOOD's, and the labels say what was changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy import ndimage
 from cohort.conftest import structured_scan
 from mendscan.cohort.anomaly_kinds import KINDS
 from mendscan.cohort.labelled_cohort import LabelledCohort, write_labelled_cohort
-from mendscan.errors import CohortError, SettingsError
+from mendscan.errors import CohortError, SettingsError, WriteError
 from mendscan.volumes.reading import case_name
 
 RADIUS_MM = (6.0, 10.0)
@@ -35,7 +35,9 @@ def sources(tmp_path: Path) -> list[Path]:
 
 
 def labelled(sources: list[Path], folder: Path, **options: object) -> LabelledCohort:
-    return write_labelled_cohort(sources, folder, **{"seed": 1, "anomalous": 3, "radius_mm": RADIUS_MM, **options})
+    return write_labelled_cohort(
+        sources, folder, **{"seed": 1, "anomalous": 3, "radius_mm": RADIUS_MM, "workers": 0, **options}
+    )
 
 
 def test_layout_is_moods(sources: list[Path], tmp_path: Path) -> None:
@@ -45,9 +47,14 @@ def test_layout_is_moods(sources: list[Path], tmp_path: Path) -> None:
         str(path.relative_to(tmp_path / "test")) for path in (tmp_path / "test").rglob("*") if path.is_file()
     )
     expected = [f"labels/pixel/{name}" for name in names] + [f"labels/sample/{name}.txt" for name in names]
-    assert found == sorted(["anomalies.csv", *expected, *(f"scans/{name}" for name in names)])
+    expected += [f"labels/lesions/{case}.nii.gz" for case, added in written.anomalies.items() if added]
+    assert found == sorted(["anomalies.csv", "cases.csv", *expected, *(f"scans/{name}" for name in names)])
     assert [path.name for path in written.scans] == names
     assert sum(bool(added) for added in written.anomalies.values()) == 3
+    assert [(case.name, case.subject) for case in written.cases] == [(f"case{k}", f"case{k}") for k in range(5)]
+    assert [case.scope for case in written.cases] == [
+        "local" if written.anomalies[f"case{k}"] else "healthy" for k in range(5)
+    ]
 
 
 def test_labels_say_what_was_changed_on_the_scans_own_grid(sources: list[Path], tmp_path: Path) -> None:
@@ -64,7 +71,7 @@ def test_labels_say_what_was_changed_on_the_scans_own_grid(sources: list[Path], 
         assert set(np.unique(label)) <= {0.0, 1.0}
         assert sample == ("1" if added else "0")
         assert label.any() == changed.any() == bool(added)
-        assert not (changed & ~ndimage.binary_dilation(label > 0, iterations=4)).any()
+        assert not (changed & ~ndimage.binary_dilation(label > 0, iterations=6)).any()
 
 
 def test_anomalies_do_not_overlap(sources: list[Path], tmp_path: Path) -> None:
@@ -76,11 +83,11 @@ def test_anomalies_do_not_overlap(sources: list[Path], tmp_path: Path) -> None:
 
 
 def test_kinds_are_dealt_evenly_and_listed(sources: list[Path], tmp_path: Path) -> None:
-    written = labelled(sources, tmp_path / "test", anomalous=4, per_scan=(2, 2), radius_mm=(5.0, 7.0))
+    written = labelled(sources, tmp_path / "test", anomalous=5, per_scan=(2, 2), radius_mm=(5.0, 7.0))
     assert sorted(one.kind for added in written.anomalies.values() for one in added) == sorted(KINDS)
     with (written.folder / "anomalies.csv").open() as table:
         rows = list(csv.DictReader(table))
-    assert len(rows) == 8
+    assert len(rows) == 10
     for row in rows:
         assert row["case"] in written.anomalies
         assert int(row["voxels"]) in [one.voxels for one in written.anomalies[row["case"]]]
@@ -107,3 +114,20 @@ def test_impossible_cohorts_are_refused_before_anything_is_written(sources: list
     with pytest.raises(CohortError, match=r"case0\.nii\.gz"):
         labelled([sources[0], sources[0]], folder, anomalous=1)
     assert not folder.exists()
+
+
+def test_what_is_there_is_not_overwritten_and_other_things_do_not_matter(sources: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "unchanged").mkdir()
+    labelled(sources, tmp_path / "test", anomalous=1)
+    with pytest.raises(WriteError, match=r"anomalies\.csv"):
+        labelled(sources, tmp_path / "test", anomalous=1)
+
+
+def test_where_a_large_one_has_no_room_a_smaller_one_is_taken(sources: list[Path], tmp_path: Path) -> None:
+    written = labelled(
+        sources[:1], tmp_path / "test", anomalous=1, per_scan=(3, 3), radius_mm=(6.0, 120.0), kinds=("bright",)
+    )
+    sizes = [one.size for one in written.anomalies["case0"]]
+    assert sizes
+    assert "large" not in sizes

@@ -3,60 +3,87 @@
 Nothing here may reach training or calibration: a detector that has seen these anomalies is no longer unsupervised.
 
 An anomaly is an irregular blob: an ellipsoid with a smoothly perturbed surface and a soft edge, written as a weight
-w in [0, 1] per voxel.  Inside it one of the `anomaly_kinds` happens, and the label is w > 0.5.
+w in [0, 1] per voxel.  Inside it one of the `anomaly_kinds` happens (or of the `selection_kinds`, when settings are
+chosen), and the label is w > 0.5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 from scipy import ndimage
 
-from mendscan.cohort.anomaly_kinds import KINDS, Reference, reference_of
-from mendscan.cohort.foreground import depth_inside
+from mendscan.cohort.anomaly_blobs import Index, Triple, blob_weight
+from mendscan.cohort.anomaly_kinds import KINDS, STRUCTURE_KINDS
+from mendscan.cohort.anomaly_reference import Kind, Reference, support_box
+from mendscan.cohort.anomaly_strata import Contrast, Size, contrast_of, size_of, third_of
+from mendscan.cohort.foreground import depth_inside, smallest_extent_mm
+from mendscan.cohort.selection_kinds import SELECTION_KINDS, SELECTION_STRUCTURE_KINDS
 from mendscan.errors import ScanError, SettingsError
 from mendscan.shapes import Affine, MaskXYZ, VoxelsXYZ
 
-__all__ = ["DEFAULT_RADIUS_MM", "NO_ROOM", "Anomaly", "add_anomaly", "blob_weight", "check_request"]
+__all__ = [
+    "LARGEST_RADII_MM",
+    "LOCAL_KINDS",
+    "NO_ROOM",
+    "RADIUS_SHARES",
+    "Anomaly",
+    "add_anomaly",
+    "check_request",
+    "radius_range_mm",
+]
 
-DEFAULT_RADIUS_MM = (7.0, 16.0)
-"""Smallest and largest radius in a brain: 3 to 7 voxels of 2.3 mm."""
+LOCAL_KINDS: Mapping[str, Kind] = MappingProxyType({**KINDS, **SELECTION_KINDS})
+"""Both families, the reported one first; they share no name."""
+RADIUS_SHARES = (0.085, 0.2)
+"""Smallest and largest radius as shares of the foreground's shortest side, where none are given."""
+LARGEST_RADII_MM = (7.0, 16.0)
+"""What these shares are limited to, reached where the shortest side is 82 mm: what a lesion in a head measures."""
 NO_ROOM = "E_NO_ROOM"
 """Code of the error when no anomaly of the wanted size fits."""
 
 _LEAST_CHANGE = 0.12  # root mean square over the label; a place where less would change is not taken
-_EDGE_SHARE = 0.35  # width of the soft edge, as a share of the radius; at least one voxel
-_SURFACE_SHARE = 0.2  # standard deviation of the surface's perturbation, as a share of the radius
+_LEAST_STRUCTURE_CHANGE = 0.25  # the same for kinds that change structure, without what is finer than
+_NOISE_VOXELS = 1.0  # a Gaussian of this standard deviation
 _DEPTH_SHARE = 0.8  # a centre lies at least this share of the radius inside the foreground
 _PLACES_TRIED = 40
-
-Triple = tuple[float, float, float]
-Index = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Anomaly:
-    """One anomaly that was added.
+    """One anomaly that was added: local, or of a whole scan, which has no place and no size.
 
     Attributes:
-        kind: A key of `KINDS`.
+        kind: A key of `LOCAL_KINDS`, or of `ARTEFACTS` for a whole scan.
+        strength: Root mean square change over the label (a whole scan: over its foreground), in robust spreads of the
+            scan's foreground.
+        contrast: Of a local anomaly, by its strength; of a whole scan, the third of the severity it was drawn from.
         centre_index: Of the blob before it was perturbed, in voxels, RAS+.
         centre_mm: The same place through the scan's affine.
         radius_mm: Of the ball that has the ellipsoid's volume.
         voxels: How many the label marks.
-        strength: Root mean square change over the label, in robust spreads of the scan's foreground.
+        size: Third of the range of radii.
     """
 
     kind: str
-    centre_index: Index
-    centre_mm: Triple
-    radius_mm: float
-    voxels: int
     strength: float
+    contrast: Contrast
+    centre_index: Index | None = None
+    centre_mm: Triple | None = None
+    radius_mm: float | None = None
+    voxels: int | None = None
+    size: Size | None = None
+
+    @property
+    def scope(self) -> Literal["local", "scan"]:
+        """Whether it is local or alters the whole scan."""
+        return "scan" if self.centre_index is None else "local"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,31 +105,42 @@ class _Room:
     spacing_mm: Triple
 
 
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """What a kind did at a place, and how much of it shows, in robust spreads."""
+
+    altered_XYZ: VoxelsXYZ
+    place: _Place
+    strength: float
+    shown: float
+
+
 def add_anomaly(
     voxels_XYZ: VoxelsXYZ,
     affine: Affine,
-    foreground_XYZ: MaskXYZ,
     *,
+    reference: Reference,
     rng: np.random.Generator,
     kind: str,
-    radius_mm: tuple[float, float] = DEFAULT_RADIUS_MM,
+    radius_mm: tuple[float, float],
+    size: Size | None = None,
     taken_XYZ: MaskXYZ | None = None,
-    donor_XYZ: Float32[np.ndarray, "U V W"] | None = None,
 ) -> tuple[VoxelsXYZ, MaskXYZ, Anomaly]:
     """Put one anomaly into a scan, inside the foreground and where it shows.
 
-    Up to 40 places are tried until the change over the label is at least 0.12 robust spreads; if none is, the place
-    where most changed is taken.
+    Up to 40 places are tried until enough changes over the label: 0.12 robust spreads or, for kinds that change
+    structure, 0.25 of the change smoothed by a Gaussian of one voxel, for redrawn noise is no anomaly.  If no place is
+    good enough, the one where most changed is taken.
 
     Args:
         voxels_XYZ: The scan, in any unit; not altered.
         affine: Voxel index to mm.
-        foreground_XYZ: From `foreground_of`.
+        reference: From `reference_of` this scan.
         rng: Source of everything that is random.
-        kind: A key of `KINDS`.
+        kind: A key of `LOCAL_KINDS`.
         radius_mm: Smallest and largest radius.
+        size: The third of the radii to draw from; None = all of them.
         taken_XYZ: Voxels that the anomaly may not touch, not even with its soft edge.
-        donor_XYZ: Where a foreign patch comes from; the scan itself when left out.
 
     Returns:
         The altered scan; the label, true where the blob's weight exceeds 1/2; what was done.
@@ -110,69 +148,52 @@ def add_anomaly(
     Raises:
         SettingsError: If the kind is unknown or the radii are no range.
         ScanError: If there is no room for an anomaly of this size.
-        IntensityError: If the foreground is constant.
     """
     check_request((kind,), radius_mm)
-    room = _room(affine, foreground_XYZ, taken_XYZ)
-    patch_depth_voxels = _DEPTH_SHARE * radius_mm[0] / min(room.spacing_mm)
-    reference = reference_of(voxels_XYZ, foreground_XYZ, donor_XYZ=donor_XYZ, patch_depth_voxels=patch_depth_voxels)
-    best: tuple[VoxelsXYZ, MaskXYZ, Anomaly] | None = None
+    room = _room(affine, reference.foreground_XYZ, taken_XYZ)
+    drawn_from = radius_mm if size is None else third_of(size, radius_mm)
+    best: _Attempt | None = None
     for _ in range(_PLACES_TRIED):
-        place = _random_place(room, float(rng.uniform(*radius_mm)), rng)
+        place = _random_place(room, float(rng.uniform(*drawn_from)), rng)
         if place is None:
             continue
-        tried = _altered(voxels_XYZ, affine, place, kind, reference, rng)
-        if best is None or tried[2].strength > best[2].strength:
-            best = tried
-        if tried[2].strength >= _LEAST_CHANGE:
+        attempt = _attempt(voxels_XYZ, place, kind, reference, rng)
+        best = attempt if best is None or attempt.shown > best.shown else best
+        if attempt.shown >= _least_shown(kind):
             break
     if best is None:
-        found = f"radius {radius_mm[0]:g} to {radius_mm[1]:g} mm"
+        found = f"radius {drawn_from[0]:g} to {drawn_from[1]:g} mm"
         remedy = "ask for fewer or smaller anomalies"
         raise ScanError("no room for another anomaly", code=NO_ROOM, found=found, remedy=remedy)
-    return best
+    return best.altered_XYZ, best.place.weight_XYZ > 0.5, _described(best, affine, kind, radius_mm)
 
 
-def blob_weight(
-    shape: Index, centre_index: Index, *, radius_mm: float, spacing_mm: Triple, rng: np.random.Generator
-) -> VoxelsXYZ:
-    """Draw an irregular blob: a randomly turned ellipsoid with a perturbed surface and a soft edge.
+def radius_range_mm(foreground_XYZ: MaskXYZ, *, spacing_mm: Triple) -> tuple[float, float]:
+    """Choose the radii for a scan: 8.5 to 20 % of its foreground's shortest side, at most 7 and 16 mm.
 
-    Args:
-        shape: Of the volume.
-        centre_index: The ellipsoid's middle, in voxels.
-        radius_mm: Of the ball that has the ellipsoid's volume.
-        spacing_mm: Voxel size along each axis.
-        rng: Source of randomness.
-
-    Returns:
-        1 inside, 0 outside, between them in the edge; one connected piece.
+    Example:
+        >>> small, large = radius_range_mm(np.ones((35, 50, 36), dtype=bool), spacing_mm=(1.0, 1.0, 1.0))
+        >>> round(small, 1), round(large, 1)
+        (3.0, 7.0)
     """
-    reach = np.ceil(2.5 * radius_mm / np.asarray(spacing_mm)).astype(int)
-    box = tuple(slice(max(c - r, 0), min(c + r + 1, n)) for c, r, n in zip(centre_index, reach, shape, strict=True))
-    distance = _ellipsoid_distance(box, centre_index, spacing_mm, rng) / radius_mm
-    bumps = ndimage.gaussian_filter(rng.standard_normal(distance.shape), [0.4 * radius_mm / s for s in spacing_mm])
-    surface = 1.0 + _SURFACE_SHARE * np.clip(bumps / max(bumps.std(), 1e-12), -2.0, 2.0)
-    edge_mm = max(_EDGE_SHARE * radius_mm, min(spacing_mm))
-    ramp = np.clip(0.5 + (surface - distance) * radius_mm / edge_mm, 0.0, 1.0)
-    parts, _ = ndimage.label(ramp > 0)
-    middle = tuple(c - side.start for c, side in zip(centre_index, box, strict=True))
-    weight_XYZ = np.zeros(shape, dtype=np.float32)
-    weight_XYZ[box] = ramp**2 * (3.0 - 2.0 * ramp) * (parts == parts[middle])
-    return weight_XYZ
+    side_mm = smallest_extent_mm(foreground_XYZ, spacing_mm=spacing_mm)
+    smallest, largest = (
+        min(share * side_mm, most) for share, most in zip(RADIUS_SHARES, LARGEST_RADII_MM, strict=True)
+    )
+    return smallest, largest
 
 
-def check_request(kinds: Sequence[str], radius_mm: tuple[float, float]) -> None:
+def check_request(kinds: Sequence[str], radius_mm: tuple[float, float] | None) -> None:
     """Check what is asked for, before anything is computed.
 
     Raises:
         SettingsError: If a kind is unknown, there is none, or the radii are no range.
     """
-    unknown = sorted(set(kinds) - set(KINDS))
+    unknown = sorted(set(kinds) - set(LOCAL_KINDS))
     if unknown or not kinds:
-        expected = ", ".join(KINDS)
+        expected = f"{', '.join(KINDS)}; for choosing settings {', '.join(SELECTION_KINDS)}"
         raise SettingsError("unknown kind of anomaly", where="kinds", found=unknown or "none", expected=expected)
-    if not 0 < radius_mm[0] <= radius_mm[1]:
+    if radius_mm is not None and not 0 < radius_mm[0] <= radius_mm[1]:
         raise SettingsError("no range of radii", where="radius_mm", found=radius_mm, expected="0 < smallest <= largest")
 
 
@@ -196,29 +217,38 @@ def _random_place(room: _Room, radius_mm: float, rng: np.random.Generator) -> _P
     return None if touches or not weight_XYZ.max() > 0.5 else _Place(centre_index, radius_mm, weight_XYZ)
 
 
-def _altered(
-    voxels_XYZ: VoxelsXYZ, affine: Affine, place: _Place, kind: str, reference: Reference, rng: np.random.Generator
-) -> tuple[VoxelsXYZ, MaskXYZ, Anomaly]:
+def _attempt(
+    voxels_XYZ: VoxelsXYZ, place: _Place, kind: str, reference: Reference, rng: np.random.Generator
+) -> _Attempt:
     """Let the kind happen at the place, and measure how much it changed."""
-    altered_XYZ = KINDS[kind](voxels_XYZ, place.weight_XYZ, rng=rng, reference=reference)
-    label_XYZ = place.weight_XYZ > 0.5
-    change = (altered_XYZ[label_XYZ] - voxels_XYZ[label_XYZ]).astype(np.float64)
-    strength = float(np.sqrt(np.mean(change**2))) / reference.spread
+    altered_XYZ = LOCAL_KINDS[kind](voxels_XYZ, place.weight_XYZ, rng=rng, reference=reference)
+    box = support_box(place.weight_XYZ)
+    label_XYZ = place.weight_XYZ[box] > 0.5
+    change_XYZ = (altered_XYZ[box] - voxels_XYZ[box]).astype(np.float64) / reference.spread
+    strength = shown = float(np.sqrt(np.mean(change_XYZ[label_XYZ] ** 2)))
+    if kind in _ALL_STRUCTURE_KINDS:
+        coarse_XYZ = ndimage.gaussian_filter(change_XYZ, _NOISE_VOXELS)
+        shown = float(np.sqrt(np.mean(coarse_XYZ[label_XYZ] ** 2)))
+    return _Attempt(altered_XYZ, place, strength, shown)
+
+
+_ALL_STRUCTURE_KINDS = STRUCTURE_KINDS | SELECTION_STRUCTURE_KINDS
+
+
+def _least_shown(kind: str) -> float:
+    return _LEAST_STRUCTURE_CHANGE if kind in _ALL_STRUCTURE_KINDS else _LEAST_CHANGE
+
+
+def _described(attempt: _Attempt, affine: Affine, kind: str, radius_mm: tuple[float, float]) -> Anomaly:
+    place, strength = attempt.place, attempt.strength
     x, y, z = (affine @ [*place.centre_index, 1.0])[:3].tolist()
-    anomaly = Anomaly(kind, place.centre_index, (x, y, z), place.radius_mm, len(change), strength)
-    return altered_XYZ, label_XYZ, anomaly
-
-
-def _ellipsoid_distance(
-    box: tuple[slice, ...], centre_index: Index, spacing_mm: Triple, rng: np.random.Generator
-) -> Float64[np.ndarray, "U V W"]:
-    """Distance in mm from the centre, in the metric of a randomly turned ellipsoid of the unit ball's volume."""
-    axes = [
-        (np.arange(side.start, side.stop) - c) * size
-        for side, c, size in zip(box, centre_index, spacing_mm, strict=True)
-    ]
-    offsets_mm = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-    half_axes = np.exp(rng.uniform(-0.3, 0.3, 3))
-    half_axes /= np.prod(half_axes) ** (1 / 3)
-    turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
-    return np.linalg.norm(offsets_mm @ turn / half_axes, axis=-1)
+    return Anomaly(
+        kind,
+        strength,
+        contrast_of(strength),
+        place.centre_index,
+        (x, y, z),
+        place.radius_mm,
+        int(np.count_nonzero(place.weight_XYZ > 0.5)),
+        size_of(place.radius_mm, radius_mm),
+    )

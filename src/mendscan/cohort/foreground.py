@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from mendscan.shapes import MaskXYZ, VoxelsXYZ
 
-__all__ = ["depth_inside", "foreground_of"]
+__all__ = ["depth_inside", "foreground_of", "smallest_extent_mm"]
 
 _BACKGROUND_SHARE = 0.05  # of the voxels equal to the smallest value: then that value is background
 _AIR_LEVEL_SHARE = 0.1  # of the way from the smallest value to the 99th percentile: air is below
@@ -47,6 +47,17 @@ def depth_inside(
     """
     padded = np.pad(mask_XYZ, 1)
     return ndimage.distance_transform_edt(padded, sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+
+
+def smallest_extent_mm(mask_XYZ: MaskXYZ, *, spacing_mm: tuple[float, float, float]) -> float:
+    """Measure the shortest side of the box around a mask, voxel edge to voxel edge.
+
+    Example:
+        >>> smallest_extent_mm(np.ones((4, 5, 6), dtype=bool), spacing_mm=(2.0, 1.0, 1.0))
+        5.0
+    """
+    used = (np.flatnonzero(mask_XYZ.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    return min(float(one[-1] - one[0] + 1) * size for one, size in zip(used, spacing_mm, strict=True))
 
 
 def _largest_solid(mask_XYZ: MaskXYZ) -> MaskXYZ:

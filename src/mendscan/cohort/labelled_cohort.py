@@ -1,32 +1,57 @@
 """A folder of scans, some with synthetic anomalies, and their labels: for evaluation only.
 
-What is written follows the layout of the Medical Out-of-Distribution challenge (MOOD, Zimmerer et al., 2022)::
+What is written extends the layout of the Medical Out-of-Distribution challenge (MOOD, Zimmerer et al., 2022)::
 
-    scans/NAME.nii.gz   labels/pixel/NAME.nii.gz   labels/sample/NAME.nii.gz.txt   anomalies.csv
+    scans/NAME.nii.gz
+    labels/pixel/NAME.nii.gz        0 or 1 per voxel; not for whole-scan artefacts, where no voxel can be named
+    labels/sample/NAME.nii.gz.txt   1 anomalous, 0 not
+    labels/lesions/NAME.nii.gz      number of the lesion at each voxel; only for scans with local anomalies
+    anomalies.csv                   one row per anomaly
+    cases.csv                       one row per scan: case, subject, scope, anomalous
+
+`write_labelled_cohort` makes each scan one case; `suite.write_suite` makes up to three cases of one scan.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from mendscan.cohort.anomalies import DEFAULT_RADIUS_MM, NO_ROOM, Anomaly, add_anomaly, check_request
+from mendscan.cohort.anomalies import Anomaly, check_request
 from mendscan.cohort.anomaly_kinds import KINDS
-from mendscan.cohort.foreground import foreground_of
-from mendscan.errors import CohortError, ScanError, SettingsError, WriteError
-from mendscan.shapes import MaskXYZ, VoxelsXYZ
-from mendscan.volumes.reading import case_name, read_volume
-from mendscan.volumes.volume import Volume
-from mendscan.volumes.writing import write_csv, write_map, write_text
+from mendscan.cohort.anomaly_strata import SIZES, deal
+from mendscan.cohort.labelled_case import Case, CaseRequest, write_case
+from mendscan.errors import CohortError, MendscanError, SettingsError, WriteError
+from mendscan.parallel import each_in_processes
+from mendscan.progress import Progress, Silent
+from mendscan.volumes.reading import case_name
+from mendscan.volumes.writing import make_folder, write_csv
 
-__all__ = ["LabelledCohort", "write_labelled_cohort"]
+__all__ = [
+    "ANOMALY_COLUMNS",
+    "CASE_COLUMNS",
+    "LabelledCohort",
+    "check_local",
+    "deal_local",
+    "distinct_subjects",
+    "refuse_occupied",
+    "write_cases",
+    "write_labelled_cohort",
+]
 
-_PLACE_COLUMNS = ("x_mm", "y_mm", "z_mm", "x_index", "y_index", "z_index")
-_COLUMNS = ("case", "kind", *_PLACE_COLUMNS, "radius_mm", "voxels", "strength")
+CASE_COLUMNS = ("case", "subject", "scope", "anomalous")
+_MM_COLUMNS, _INDEX_COLUMNS = ("x_mm", "y_mm", "z_mm"), ("x_index", "y_index", "z_index")
+ANOMALY_COLUMNS = (
+    *("case", "lesion", "scope", "kind", *_MM_COLUMNS, *_INDEX_COLUMNS),
+    *("radius_mm", "voxels", "size", "strength", "contrast"),
+)
+_PARTS = ("scans", "labels", "anomalies.csv", "cases.csv")
 
 
 @dataclass(frozen=True)
@@ -35,11 +60,13 @@ class LabelledCohort:
 
     Attributes:
         folder: The folder.
-        scans: The written scans, in the order of their sources; labels have the same file names.
-        anomalies: Case name (file name without ``.nii.gz``) to its anomalies; empty for a clean scan.
+        cases: What was written, in order.
+        scans: The written scans, in the order of the cases; labels have the same file names.
+        anomalies: Case name to its anomalies, lesion 1 first; empty for a healthy case.
     """
 
     folder: Path
+    cases: tuple[Case, ...]
     scans: tuple[Path, ...]
     anomalies: Mapping[str, tuple[Anomaly, ...]]
 
@@ -52,125 +79,180 @@ def write_labelled_cohort(
     anomalous: int,
     per_scan: tuple[int, int] = (1, 4),
     kinds: Sequence[str] = tuple(KINDS),
-    radius_mm: tuple[float, float] = DEFAULT_RADIUS_MM,
+    radius_mm: tuple[float, float] | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
 ) -> LabelledCohort:
-    """Copy healthy scans, put anomalies into some of them, and write the labels in MOOD's layout.
+    """Copy healthy scans, put local anomalies into some of them, and write the labels.
 
-    Kinds are dealt in turn, so that each occurs about equally often; half of the foreign patches come from another
-    scan.  Where a scan has no room for all that were dealt to it, it gets those that fit, at least one.
+    Kinds and sizes are dealt in turn, so that each pair occurs about equally often.  Where a scan has no room for a
+    size, a smaller one is taken; where it has none for all that were dealt to it, it gets those that fit.
 
     Args:
-        scans: Healthy scans, of any format that is read.
-        folder: Gets ``scans/NAME.nii.gz`` (float32, the source's geometry), ``labels/pixel/NAME.nii.gz`` (0 or 1),
-            ``labels/sample/NAME.nii.gz.txt`` (``1`` anomalous, ``0`` not) and ``anomalies.csv``.
+        scans: Healthy scans, of any format that is read; each becomes the case of its own name.
+        folder: Gets the layout of this module; may hold other things, but none of this layout.
         seed: Decides which scans, which kinds, and where; not negative.
         anomalous: How many of the scans get anomalies.
         per_scan: Fewest and most anomalies in one scan.
-        kinds: Which kinds, keys of `KINDS`.
-        radius_mm: Smallest and largest radius.
+        kinds: Which kinds, keys of `KINDS` or of `SELECTION_KINDS`.
+        radius_mm: Smallest and largest radius; None = from each scan, see `radius_range_mm`.
+        workers: Processes; None = one per core, 0 = none beside this one.  The files do not depend on it.
+        progress: Told of every case.
 
     Raises:
         SettingsError: If a setting is out of range.
         CohortError: If two scans would get the same file name.
         ScanError: If a scan cannot be read or has no room for a single anomaly.
-        WriteError: If something cannot be written.
+        WriteError: If the folder holds such a cohort already, or something cannot be written.
+    """
+    if not 0 <= anomalous <= len(scans) or seed < 0:
+        found = f"anomalous={anomalous} of {len(scans)}, seed={seed}"
+        raise SettingsError("no test cohort to write", found=found, expected="0 <= anomalous <= scans, seed >= 0")
+    check_local(kinds, radius_mm, per_scan)
+    cases = distinct_subjects(scans)
+    refuse_occupied(Path(folder), _PARTS)
+    rng = np.random.default_rng(seed)
+    chosen = set(rng.permutation(len(scans))[:anomalous].tolist())
+    subjects = [Case(name, name, "local" if k in chosen else "healthy") for k, name in enumerate(cases)]
+    requests = deal_local(scans, subjects, seed=seed, per_scan=per_scan, kinds=kinds, radius_mm=radius_mm, rng=rng)
+    return write_cases(requests, Path(folder), workers=workers, progress=progress)
+
+
+def check_local(kinds: Sequence[str], radius_mm: tuple[float, float] | None, per_scan: tuple[int, int]) -> None:
+    """Check what is asked of local anomalies, before anything is read or written.
+
+    Raises:
+        SettingsError: If a kind is unknown, there is none, or the radii or `per_scan` are no range.
     """
     check_request(kinds, radius_mm)
-    if not 0 <= anomalous <= len(scans) or not 1 <= per_scan[0] <= per_scan[1] or seed < 0:
-        found = f"anomalous={anomalous} of {len(scans)}, per_scan={per_scan}, seed={seed}"
-        raise SettingsError("no test cohort to write", found=found, expected="0 <= anomalous <= scans, 1 <= per_scan")
-    cases = _distinct_cases(scans)
-    folder = Path(folder)
-    _make_folders(folder)
-    anomalies: dict[str, tuple[Anomaly, ...]] = {}
-    dealt = _deal(len(scans), anomalous, per_scan, kinds, rng=np.random.default_rng(seed))
-    for k, (scan, case) in enumerate(zip(scans, cases, strict=True)):
-        volume = read_volume(Path(scan))
-        rng = np.random.default_rng([seed, k])
-        others = [Path(other) for other in scans if other != scan]
-        voxels_XYZ, label_XYZ, anomalies[case] = _with_anomalies(volume, dealt[k], radius_mm, others, rng)
-        _write_case(folder, case, volume, voxels_XYZ, label_XYZ, anomalous=bool(anomalies[case]))
-    write_csv(folder / "anomalies.csv", _rows(anomalies), _COLUMNS)
-    written = tuple(folder / "scans" / f"{case}.nii.gz" for case in cases)
-    return LabelledCohort(folder, written, MappingProxyType(anomalies))
+    if not 1 <= per_scan[0] <= per_scan[1]:
+        raise SettingsError("no range of counts", where="per_scan", found=per_scan, expected="1 <= fewest <= most")
 
 
-def _distinct_cases(scans: Sequence[Path]) -> list[str]:
-    cases = [case_name(scan) for scan in scans]
-    if len(set(cases)) < len(cases):
-        twice = sorted({f"{case}.nii.gz" for case in cases if cases.count(case) > 1})
-        raise CohortError("two scans would get the same name", found=", ".join(twice), remedy="rename one of them")
-    return cases
-
-
-def _make_folders(folder: Path) -> None:
-    for part in ("scans", "labels/pixel", "labels/sample"):
-        try:
-            (folder / part).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WriteError("the folder cannot be made", where=folder / part, found=error.strerror) from error
-
-
-def _deal(
-    scans: int, anomalous: int, per_scan: tuple[int, int], kinds: Sequence[str], *, rng: np.random.Generator
-) -> list[list[str]]:
-    """Deal kinds to scans: none to a clean one, each kind about equally often over all."""
-    dealt: list[list[str]] = [[] for _ in range(scans)]
-    deck: list[str] = []
-    for k in sorted(rng.permutation(scans)[:anomalous].tolist()):
-        for _ in range(int(rng.integers(per_scan[0], per_scan[1] + 1))):
-            deck = deck or rng.permutation(list(kinds)).tolist()
-            dealt[k].append(deck.pop())
-    return dealt
-
-
-def _with_anomalies(
-    volume: Volume,
+def deal_local(
+    scans: Sequence[Path],
+    cases: Sequence[Case],
+    *,
+    seed: int,
+    per_scan: tuple[int, int],
     kinds: Sequence[str],
-    radius_mm: tuple[float, float],
-    others: Sequence[Path],
+    radius_mm: tuple[float, float] | None,
     rng: np.random.Generator,
-) -> tuple[VoxelsXYZ, MaskXYZ, tuple[Anomaly, ...]]:
-    voxels_XYZ = volume.voxels_XYZ
-    foreground_XYZ = foreground_of(voxels_XYZ)
-    label_XYZ = np.zeros(voxels_XYZ.shape, dtype=bool)
-    taken_XYZ = label_XYZ.copy()
-    added: list[Anomaly] = []
-    for kind in kinds:
-        from_another = kind == "foreign" and others and rng.random() < 0.5
-        donor_XYZ = read_volume(others[int(rng.integers(len(others)))]).voxels_XYZ if from_another else None
-        before_XYZ = voxels_XYZ
-        try:
-            voxels_XYZ, new_XYZ, anomaly = add_anomaly(
-                before_XYZ, volume.affine, foreground_XYZ,
-                rng=rng, kind=kind, radius_mm=radius_mm, taken_XYZ=taken_XYZ, donor_XYZ=donor_XYZ,
-            )  # fmt: skip
-        except ScanError as error:
-            if error.code != NO_ROOM or not added:
-                raise
-            break
-        label_XYZ = label_XYZ | new_XYZ
-        taken_XYZ = taken_XYZ | new_XYZ | (voxels_XYZ != before_XYZ)
-        added.append(anomaly)
-    return voxels_XYZ, label_XYZ, tuple(added)
+) -> list[CaseRequest]:
+    """Deal kinds, sizes and donors to the cases with local anomalies; other cases get none.
+
+    Args:
+        scans: The sources.
+        cases: What each becomes.
+        seed: Of the whole cohort; a case draws from a stream of its own.
+        per_scan: Fewest and most anomalies in one scan.
+        kinds: Keys of `LOCAL_KINDS`.
+        radius_mm: Range of radii; None = from each scan.
+        rng: Decides what is dealt to whom.
+    """
+    deck = deal(tuple(dict.fromkeys(kinds)), SIZES, rng=rng)
+    requests = []
+    for k, (scan, case) in enumerate(zip(scans, cases, strict=True)):
+        count = int(rng.integers(per_scan[0], per_scan[1] + 1)) if case.scope == "local" else 0
+        # The largest first, while there is room.
+        dealt = tuple(sorted(islice(deck, count), key=lambda card: -SIZES.index(card[1])))
+        other = (k + int(rng.integers(1, len(scans)))) % len(scans) if len(scans) > 1 else None
+        donor = None if other is None else Path(scans[other])
+        requests.append(CaseRequest(case, Path(scan), (seed, k, 1), dealt, radius_mm=radius_mm, donor=donor))
+    return requests
 
 
-def _write_case(
-    folder: Path, case: str, volume: Volume, voxels_XYZ: VoxelsXYZ, label_XYZ: MaskXYZ, *, anomalous: bool
-) -> None:
-    name = f"{case}.nii.gz"
-    write_map(folder / "scans" / name, voxels_XYZ, volume)
-    write_map(folder / "labels" / "pixel" / name, label_XYZ.astype(np.float32), volume)
-    write_text(folder / "labels" / "sample" / f"{name}.txt", "1" if anomalous else "0")
+def distinct_subjects(scans: Sequence[Path]) -> list[str]:
+    """Return the case name of each scan.
+
+    Raises:
+        CohortError: If there is no scan, or two would get the same file name.
+    """
+    if not scans:
+        raise CohortError("no scans", code="E_NO_SCANS", expected="at least one healthy scan")
+    names = [case_name(scan) for scan in scans]
+    # Some file systems hold neither upper and lower case nor two spellings of an accent apart.
+    folded = [unicodedata.normalize("NFC", name).casefold() for name in names]
+    twice = sorted({f"{name}.nii.gz" for name, one in zip(names, folded, strict=True) if folded.count(one) > 1})
+    if twice:
+        raise CohortError("two scans would get the same name", found=", ".join(twice), remedy="rename one of them")
+    return names
 
 
-def _rows(anomalies: Mapping[str, Sequence[Anomaly]]) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for case, added in anomalies.items():
-        for one in added:
-            place = dict(
-                zip(_PLACE_COLUMNS, [round(mm, 2) for mm in one.centre_mm] + list(one.centre_index), strict=True)
-            )
-            size = {"radius_mm": round(one.radius_mm, 2), "voxels": one.voxels, "strength": round(one.strength, 3)}
-            rows.append({"case": case, "kind": one.kind, **place, **size})
-    return rows
+def refuse_occupied(folder: Path, names: Sequence[str] | None = None) -> None:
+    """Refuse a folder in which something would be overwritten or mixed up.
+
+    Args:
+        folder: The folder; may be missing.
+        names: What it must not hold; None = anything that is not hidden.
+
+    Raises:
+        WriteError: If the folder is a file or holds such a thing.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise WriteError("not a folder", where=folder, remedy="name another folder")
+    held = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    held = held if names is None else [name for name in held if name in names]
+    if held:
+        raise WriteError(
+            "the folder holds files already", where=folder, code="E_NOT_EMPTY", found=", ".join(held[:3]),
+            expected="an empty folder", remedy="name another one, or remove it",
+        )  # fmt: skip
+
+
+def write_cases(
+    requests: Sequence[CaseRequest], folder: Path, *, workers: int | None, progress: Progress | None
+) -> LabelledCohort:
+    """Write every case, in processes, and the two tables.
+
+    Raises:
+        ScanError: If a scan cannot be read or has no room for a single anomaly; named by its source.
+        WriteError: If something cannot be written.
+    """
+    progress = progress or Silent()
+    scopes = {request.case.scope for request in requests}
+    parts = {
+        "scans": True,
+        "labels/sample": True,
+        "labels/pixel": scopes != {"scan"},
+        "labels/lesions": "local" in scopes,
+    }
+    for part in (part for part, wanted in parts.items() if wanted):
+        make_folder(folder / part)
+    added: list[tuple[Anomaly, ...]] = [()] * len(requests)
+    progress.begin("simulate", len(requests))
+    jobs = [(request, folder) for request in requests]
+    for index, outcome in each_in_processes(write_case, jobs, expected=MendscanError, workers=workers):
+        if isinstance(outcome, MendscanError):
+            raise outcome
+        added[index] = outcome
+        progress.advance()
+    cases = tuple(request.case for request in requests)
+    anomalies = {case.name: one for case, one in zip(cases, added, strict=True)}
+    write_csv(folder / "anomalies.csv", _anomaly_rows(anomalies), ANOMALY_COLUMNS)
+    write_csv(folder / "cases.csv", [_case_row(case) for case in cases], CASE_COLUMNS)
+    scans = tuple(folder / "scans" / f"{case.name}.nii.gz" for case in cases)
+    return LabelledCohort(folder, cases, scans, MappingProxyType(anomalies))
+
+
+def _case_row(case: Case) -> dict[str, object]:
+    return {"case": case.name, "subject": case.subject, "scope": case.scope, "anomalous": int(case.scope != "healthy")}
+
+
+def _anomaly_rows(anomalies: Mapping[str, Sequence[Anomaly]]) -> list[dict[str, object]]:
+    return [
+        {"case": case, "lesion": number if one.scope == "local" else None, **_anomaly_facts(one)}
+        for case, added in anomalies.items()
+        for number, one in enumerate(added, start=1)
+    ]
+
+
+def _anomaly_facts(one: Anomaly) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "scope": one.scope, "kind": one.kind, "strength": round(one.strength, 3), "contrast": one.contrast,
+        "voxels": one.voxels, "size": one.size, "radius_mm": None if one.radius_mm is None else round(one.radius_mm, 2),
+    }  # fmt: skip
+    facts |= {column: round(mm, 2) for column, mm in zip(_MM_COLUMNS, one.centre_mm or (), strict=False)}
+    return facts | dict(zip(_INDEX_COLUMNS, one.centre_index or (), strict=False))

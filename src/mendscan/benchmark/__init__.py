@@ -1,0 +1,1 @@
+"""How does the method compare with simpler ones, given the same scans and the same time?"""

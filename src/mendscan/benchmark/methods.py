@@ -1,0 +1,154 @@
+"""The methods of a benchmark: each is fitted within the same time, and writes the same results folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from mendscan.baselines.calibrating import calibrate, standardise
+from mendscan.baselines.detecting import detect_with
+from mendscan.baselines.fitting import BASELINES, fit_baseline
+from mendscan.baselines.healthy import HealthyCohort
+from mendscan.baselines.saving import load_baseline, save_baseline
+from mendscan.baselines.training import Budget, training_folder
+from mendscan.benchmark.journal import Journal
+from mendscan.detection.batch import detect_folder
+from mendscan.progress import Progress
+from mendscan.report.figures import save_figure
+from mendscan.training.calibrating import recalibrate
+from mendscan.training.interrupts import stop_requests
+from mendscan.training.trainer import train
+
+__all__ = ["BASELINE_NAMES", "OWN", "PAPER", "TITLES", "Bench", "run_baseline", "run_own_methods"]
+
+OWN = "mendscan"
+PAPER = "paper"
+BASELINE_NAMES = tuple(BASELINES)
+TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        OWN: "mendscan (`auto`)",
+        PAPER: "the paper's map and score, same networks",
+        "intensity": "intensity: how rare the value is",
+        "atlas": "atlas, \\|z\\| per position",
+        "pca": "PCA residual",
+        "vae": "VAE, reconstruction error (the paper's baseline)",
+        "vqvae": "VQ-VAE, reconstruction error",
+        "dae": "denoising auto-encoder",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a benchmark lies, and what is the same for every method.
+
+    Attributes:
+        folder: Everything is below it.
+        minutes: Training time of each method that is trained; None if `steps` is given.
+        steps: Training steps of each instead, to repeat a benchmark exactly.
+        seed: Of everything random.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        progress: Told how far the work is.
+    """
+
+    folder: Path
+    minutes: float | None
+    steps: int | None
+    seed: int
+    device: str
+    progress: Progress
+
+    @property
+    def healthy(self) -> Path:
+        """The scans that methods learn from."""
+        return self.folder / "healthy"
+
+    @property
+    def model(self) -> Path:
+        """The model; its plan and split are every method's."""
+        return self.folder / "model"
+
+    @property
+    def test_scans(self) -> Path:
+        """The scans that are evaluated."""
+        return self.folder / "test" / "scans"
+
+    def results(self, method: str) -> Path:
+        """The results folder of a method."""
+        return self.folder / "results" / method
+
+    @property
+    def budget(self) -> dict[str, float | str | None]:
+        """What the training of a method is given, for the journal."""
+        return {"minutes": self.minutes, "steps": self.steps, "seed": self.seed, "device": self.device}
+
+
+def run_own_methods(bench: Bench, journal: Journal) -> None:
+    """Train the model, detect with it, and with the paper's map in place of its own."""
+    journal.step("train mendscan", bench.budget, lambda: _train(bench))
+    journal.step("detect with mendscan", {}, lambda: _detect(bench, bench.model, OWN))
+    paper = bench.folder / "model-paper"
+    map_of_paper = ["detection.voxel_map=residual"]
+    journal.step("calibrate the paper's map", {"set": map_of_paper}, lambda: _recalibrate(bench, paper, map_of_paper))
+    journal.step("detect with the paper's map", {}, lambda: _detect(bench, paper, PAPER))
+
+
+def run_baseline(bench: Bench, journal: Journal, name: str, cohort: Callable[[], HealthyCohort]) -> None:
+    """Fit a baseline within the same time, and detect with it as it is and standardised.
+
+    Args:
+        bench: The benchmark.
+        journal: Of the benchmark.
+        name: One of `BASELINE_NAMES`.
+        cohort: Returns the healthy scans as the model saw them; called only if something is to be done.
+    """
+    folder = bench.folder / "baselines" / name
+    journal.step(f"fit {name}", bench.budget, lambda: _fit(bench, name, cohort(), folder))
+    journal.step(f"detect with {name}", {}, lambda: _detect_with_baseline(bench, name, cohort(), folder))
+
+
+def _train(bench: Bench) -> None:
+    train(
+        bench.healthy,
+        bench.model,
+        minutes=bench.minutes,
+        steps=bench.steps,
+        seed=bench.seed,
+        device=bench.device,
+        resume=(bench.model / "work" / "plan.json").is_file(),
+        progress=bench.progress,
+    )
+
+
+def _detect(bench: Bench, model: Path, method: str) -> None:
+    detect_folder(
+        model,
+        bench.test_scans,
+        bench.results(method),
+        seed=bench.seed,
+        device=bench.device,
+        after_save=save_figure,
+        progress=bench.progress,
+    )
+
+
+def _recalibrate(bench: Bench, model: Path, assignments: list[str]) -> None:
+    recalibrate(
+        bench.model, bench.healthy, model, assignments=assignments, device=bench.device, progress=bench.progress
+    )
+
+
+def _fit(bench: Bench, name: str, cohort: HealthyCohort, folder: Path) -> None:
+    budget = Budget(minutes=bench.minutes, steps=bench.steps)
+    with stop_requests() as stop:
+        baseline = fit_baseline(name, cohort, budget, training_folder(folder, progress=bench.progress, stop=stop))
+    save_baseline(folder, baseline, cohort.settings)
+
+
+def _detect_with_baseline(bench: Bench, name: str, cohort: HealthyCohort, folder: Path) -> None:
+    baseline = load_baseline(folder, device=bench.device)
+    for calibrated in (calibrate(baseline, cohort), standardise(baseline, cohort)):
+        results = bench.results(calibrated.baseline.name)
+        detect_with(calibrated, bench.test_scans, results, progress=bench.progress)

@@ -1,0 +1,132 @@
+"""The conductor: split, put anomalies in, train every method in the same time, evaluate, write one page."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from mendscan.baselines.healthy import HealthyCohort
+from mendscan.benchmark.journal import Journal
+from mendscan.benchmark.methods import BASELINE_NAMES, OWN, PAPER, Bench, run_baseline, run_own_methods
+from mendscan.benchmark.page import write_page
+from mendscan.cohort.suite import write_suite
+from mendscan.errors import CohortError, SettingsError
+from mendscan.evaluation.bootstrap import Difference
+from mendscan.evaluation.folders import compare, evaluate_folder
+from mendscan.evaluation.metrics import Evaluation
+from mendscan.evaluation.tables import write_evaluation
+from mendscan.progress import Progress, Silent
+from mendscan.report.evaluation_figures import save_evaluation_figure
+from mendscan.volumes.reading import find_scans
+from mendscan.volumes.writing import make_folder
+
+__all__ = ["run_benchmark"]
+
+DEFAULT_MINUTES = 30.0
+TEST_SHARE = 0.2
+"""Part of the scans that is kept apart: methods never see them, and anomalies are put into copies of them."""
+
+
+def run_benchmark(
+    healthy: str | Path,
+    output: str | Path,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    baselines: Sequence[str] = BASELINE_NAMES,
+    radius_mm: tuple[float, float] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Evaluation]:
+    """Compare the method with baselines on healthy scans, with anomalies of every kind put into some of them.
+
+    A fifth of the scans is kept apart by the hash of their bytes.  Each of these is evaluated three times: as it is,
+    with local anomalies, with a whole-scan artefact; intervals are over the scans they come from.  A benchmark that was
+    stopped goes on where it was when called again with the same arguments.
+
+    Args:
+        healthy: Healthy scans.
+        output: Folder to write; ``README.md`` and ``index.html`` in it are the page.
+        minutes: Training time of each method that is trained; 30 by default.
+        steps: Training steps of each instead.
+        baselines: Which of `methods.BASELINE_NAMES`.
+        radius_mm: Range of radii of the local anomalies; None = from the scans.
+        seed: Of everything random.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        progress: Told how far the work is.
+
+    Returns:
+        The evaluation of each method by name: ``mendscan``, ``paper``, each baseline and each with ``-standardised``.
+
+    Raises:
+        CohortError: If there are too few scans.
+        SettingsError: If a baseline is unknown or both minutes and steps are given.
+        Interrupted: If it was stopped; call it again to go on.
+    """
+    unknown = sorted(set(baselines) - set(BASELINE_NAMES))
+    if unknown:
+        raise SettingsError("unknown baseline", found=", ".join(unknown), expected=", ".join(BASELINE_NAMES))
+    if minutes is not None and steps is not None:
+        raise SettingsError("give either minutes or steps, not both", where="benchmark")
+    folder, told = make_folder(output), progress or Silent()
+    budget = minutes if minutes is not None or steps is not None else DEFAULT_MINUTES
+    bench = Bench(folder, budget, steps, seed, device, told)
+    journal = Journal(folder, told)
+    scans = find_scans(healthy)
+    names = sorted(scan.name for scan in scans)
+    journal.step("split the scans", {"scans": names}, lambda: _split(scans, folder))
+    suite = {"seed": seed, "radius_mm": radius_mm}
+    journal.step("put anomalies in", suite, lambda: _write_suite(bench, radius_mm))
+    run_own_methods(bench, journal)
+
+    @cache
+    def cohort() -> HealthyCohort:
+        return HealthyCohort.of_model(bench.model, bench.healthy, folder / "prepared", device=device, progress=told)
+
+    for name in baselines:
+        run_baseline(bench, journal, name, cohort)
+    methods = [OWN, PAPER, *(f"{name}{variant}" for name in baselines for variant in ("", "-standardised"))]
+    evaluations, differences = _evaluate(bench, methods)
+    write_page(bench, evaluations, differences, journal.seconds)
+    return evaluations
+
+
+def _split(scans: Sequence[Path], folder: Path) -> None:
+    """Link every scan into ``healthy`` or ``held-out``, by the hash of its bytes."""
+    n_test = round(TEST_SHARE * len(scans))
+    if n_test < 2:
+        raise CohortError("too few scans for a benchmark", found=len(scans), expected="at least 10")
+    by_hash = sorted(scans, key=lambda path: hashlib.sha256(path.read_bytes()).hexdigest())
+    for part, paths in (("held-out", by_hash[:n_test]), ("healthy", by_hash[n_test:])):
+        shutil.rmtree(folder / part, ignore_errors=True)
+        for path in paths:
+            _link(path, make_folder(folder / part) / path.name)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def _write_suite(bench: Bench, radius_mm: tuple[float, float] | None) -> None:
+    shutil.rmtree(bench.folder / "test", ignore_errors=True)
+    held_out = find_scans(bench.folder / "held-out")
+    write_suite(held_out, bench.folder / "test", seed=bench.seed, radius_mm=radius_mm, progress=bench.progress)
+
+
+def _evaluate(bench: Bench, methods: Sequence[str]) -> tuple[dict[str, Evaluation], dict[str, dict[str, Difference]]]:
+    evaluations = {}
+    for method in methods:
+        evaluations[method] = evaluate_folder(bench.results(method), bench.folder / "test", progress=bench.progress)
+    differences = {name: compare(evaluations[OWN], each) for name, each in evaluations.items() if name != OWN}
+    for name, evaluation in evaluations.items():
+        target = bench.folder / "evaluations" / name
+        write_evaluation(evaluation, target, differences=differences.get(name))
+        save_evaluation_figure(evaluation, target / "evaluation.png")
+    return evaluations, differences
