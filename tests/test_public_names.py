@@ -8,6 +8,7 @@ PUBLIC = [
     "Detector",
     "Finding",
     "MendscanError",
+    "ScoreHistogram",
     "TrainingSummary",
     "Volume",
     "__version__",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mendscan.detection.detector import Detector
     from mendscan.errors import MendscanError
     from mendscan.evaluation.folders import evaluate_folder
+    from mendscan.evaluation.histograms import ScoreHistogram
     from mendscan.results import Detection, Finding
     from mendscan.training.trainer import TrainingSummary, train
     from mendscan.volumes.reading import read_volume
@@ -35,6 +36,7 @@ __all__ = [
     "Detector",
     "Finding",
     "MendscanError",
+    "ScoreHistogram",
     "TrainingSummary",
     "Volume",
     "__version__",
@@ -50,6 +52,7 @@ _HOMES = {
     "Detector": "mendscan.detection.detector",
     "Finding": "mendscan.results",
     "MendscanError": "mendscan.errors",
+    "ScoreHistogram": "mendscan.evaluation.histograms",
     "TrainingSummary": "mendscan.training.trainer",
     "Volume": "mendscan.volumes.volume",
     "detect_folder": "mendscan.detection.batch",

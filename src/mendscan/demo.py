@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mendscan.console import console, show_comparison
+from mendscan.console import ConsoleProgress, console, show_comparison
 from mendscan.errors import MendscanError, WriteError
 
 __all__ = ["run_demo"]
@@ -35,7 +35,7 @@ def run_demo(folder: Path, *, minutes: float = 6.0, seed: int = 0) -> None:
     scans, results, labels = folder / "test" / "scans", folder / "results", folder / "test" / "labels"
     _run("detect", "-m", folder / "model", "-i", scans, "-o", results)
     _run("evaluate", "-i", results, "-l", labels, "-o", folder / "evaluation")
-    _compare(folder, scans, labels)
+    _compare_with_atlas(folder, scans, labels)
     _name_files(folder)
 
 
@@ -64,16 +64,26 @@ def _run(*arguments: object) -> None:
         )
 
 
-def _compare(folder: Path, scans: Path, labels: Path) -> None:
-    from mendscan.evaluation.benchmark import evaluate_baselines
+def _compare_with_atlas(folder: Path, scans: Path, labels: Path) -> None:
+    """Show what the simplest method that knows anatomy finds in the same scans, as it is and standardised."""
+    from mendscan.baselines.calibrating import calibrate, standardise
+    from mendscan.baselines.detecting import detect_with
+    from mendscan.baselines.healthy import HealthyCohort
+    from mendscan.baselines.positional import fit_atlas
     from mendscan.evaluation.folders import evaluate_folder
 
     console.rule("the same cases, by an atlas")
-    baselines = evaluate_baselines(
-        folder / "model", folder / "healthy", scans, labels, folder / "baselines", names=("atlas",)
-    )
-    rows = {"mendscan": evaluate_folder(folder / "results", labels, strata=False)}
-    show_comparison(rows | {f"{name} |z|": evaluation for name, evaluation in baselines.items()})
+    results = {"mendscan": folder / "results"}
+    with ConsoleProgress() as progress:
+        healthy = HealthyCohort.of_model(
+            folder / "model", folder / "healthy", folder / "baselines" / "work", progress=progress
+        )
+        atlas = fit_atlas(healthy)
+        for calibrated in (calibrate(atlas, healthy), standardise(atlas, healthy)):
+            name = calibrated.baseline.name
+            results[name] = folder / "baselines" / name
+            detect_with(calibrated, scans, results[name], progress=progress)
+    show_comparison({name: evaluate_folder(each, labels, strata=False) for name, each in results.items()})
 
 
 def _name_files(folder: Path) -> None:

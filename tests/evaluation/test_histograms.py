@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from mendscan.errors import ResultsError
 from mendscan.evaluation.histograms import ScoreHistogram
 
 SMALLEST = 2.0**-24
@@ -205,3 +206,24 @@ def test_auroc_survives_counts_beyond_int64():
     counts = np.zeros(15361, np.int64)
     counts[[5, 9]] = 4 * 10**9
     assert ScoreHistogram(counts, counts.copy()).auroc == 0.5
+
+
+def test_saved_parts_add_up_to_the_pooled_voxels(tmp_path):
+    values, labels = random_case(5_000, 13)
+    for part, voxels in enumerate((slice(0, 1_700), slice(1_700, None))):
+        ScoreHistogram.of(values[voxels], labels[voxels]).save(tmp_path / f"{part}.npz")
+    merged = ScoreHistogram.load(tmp_path / "0.npz") + ScoreHistogram.load(tmp_path / "1.npz")
+    assert merged.average_precision == average_precision_score(labels, rounded(values))
+    assert merged.n_voxels == 5_000
+
+
+def test_what_is_no_histogram_is_named(tmp_path):
+    (tmp_path / "text.npz").write_text("no archive")
+    np.savez(tmp_path / "other.npz", scores=np.zeros(3))
+    np.savez(tmp_path / "short.npz", negatives=np.zeros(3, np.int64), positives=np.zeros(3, np.int64))
+    np.savez(tmp_path / "real.npz", negatives=np.zeros(15361), positives=np.zeros(15361))
+    np.savez(tmp_path / "minus.npz", negatives=np.full(15361, -1), positives=np.zeros(15361, np.int64))
+    np.savez(tmp_path / "object.npz", negatives=np.array([{}]), positives=np.array([{}]))
+    for name in ("missing", "text", "other", "short", "real", "minus", "object"):
+        with pytest.raises(ResultsError, match=f"{name}.npz"):
+            ScoreHistogram.load(tmp_path / f"{name}.npz")

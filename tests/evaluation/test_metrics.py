@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mendscan.errors import ResultsError
 from mendscan.evaluation.folders import compare, evaluate_folder
+from mendscan.evaluation.histograms import ScoreHistogram
 from mendscan.evaluation.measures import FIGURES
 from mendscan.evaluation.tables import write_evaluation
 from mendscan.report.evaluation_figures import save_evaluation_figure
@@ -171,6 +172,7 @@ def test_files_hold_the_figures(evaluations, tmp_path):
     written = json.loads((tmp_path / "evaluation.json").read_text())
     assert written["figures"]["voxel_ap"]["estimate"] == evaluation["voxel_ap"]
     assert {row["case"] for row in written["cases"]} == {case.name for case in evaluation.cases}
+    assert ScoreHistogram.load(tmp_path / "histogram.npz").average_precision == evaluation["voxel_ap"]
     with (tmp_path / "lesions.csv").open() as opened:
         lesions = list(csv.DictReader(opened))
     assert len(lesions) == 2 * LOCAL

@@ -8,17 +8,22 @@ therefore hold everything that a rank-based figure needs: nothing is binned away
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int, Int64, Shaped
+from jaxtyping import Float, Float64, Int64, Shaped
+
+from mendscan.errors import ResultsError
+from mendscan.evaluation.ranking import Figures, auroc, average_precision, dice_where
+from mendscan.evaluation.sparse import N_VALUES, bit_patterns
+from mendscan.volumes.writing import write_bytes
 
 __all__ = ["ScoreHistogram"]
 
-N_VALUES = 0x3C00 + 1
-"""float16 values in [0, 1]: the bit patterns from 0x0000 (0.0) to 0x3C00 (1.0)."""
-_WITHOUT_SIGN = np.uint16(0x7FFF)
 _CHUNK_VOXELS = 1 << 17
 
 
@@ -78,7 +83,7 @@ class ScoreHistogram:
             [values, labels], flags=["external_loop", "buffered", "zerosize_ok"], buffersize=_CHUNK_VOXELS
         ) as chunks:
             for values_chunk, labels_chunk in chunks:
-                patterns = _bit_patterns(values_chunk).astype(np.intp)
+                patterns = bit_patterns(values_chunk).astype(np.intp)
                 patterns += N_VALUES * (labels_chunk > 0)
                 counts += np.bincount(patterns, minlength=2 * N_VALUES)
         return cls(counts[:N_VALUES].copy(), counts[N_VALUES:].copy())
@@ -116,26 +121,15 @@ class ScoreHistogram:
         Equal to `sklearn.metrics.average_precision_score` on the pooled float16 scores to the last bit: the same
         operations on the same numbers in the same order.  None unless both healthy and anomalous voxels were counted.
         """
-        if not self._has_both:
-            return None
-        true_positives, predicted = self._cuts
-        recall = np.append(true_positives / true_positives[0], 0.0)
-        precision = true_positives / predicted
-        return float(max(0.0, -np.sum(np.diff(recall) * precision)))
+        return _defined(average_precision(*self._occurring))
 
     @cached_property
     def auroc(self) -> float | None:
         """The chance that an anomalous voxel scores above a healthy one, ties counting half.
 
-        Computed in integers of any size, rounded once.  None unless both healthy and anomalous voxels were counted.
+        None unless both healthy and anomalous voxels were counted.
         """
-        if not self._has_both:
-            return None
-        positives, negatives = self.positives[self._populated], self.negatives[self._populated]
-        # Twice the healthy voxels below: a tie counts half, and 10^9 x 10^10 pairs would overflow int64.
-        twice_below = 2 * np.cumsum(negatives) - negatives
-        twice_won = int(np.dot(positives.astype(object), twice_below.astype(object)))
-        return twice_won / (2 * self.n_positives * self.n_negatives)
+        return _defined(auroc(*self._occurring))
 
     @cached_property
     def best_dice(self) -> tuple[float | None, float | None]:
@@ -147,10 +141,11 @@ class ScoreHistogram:
         """
         if not self.n_positives:
             return None, None
-        true_positives, predicted = self._cuts
-        dice = 2 * true_positives / (predicted + self.n_positives)
+        negatives, positives = (counts[0] for counts in self._occurring)
+        predicted = np.cumsum((negatives + positives)[::-1])[::-1]
+        dice = 2 * np.cumsum(positives[::-1])[::-1] / (predicted + self.n_positives)
         best = dice.size - 1 - int(np.argmax(dice[::-1]))
-        lowest_predicted = np.flatnonzero(self._populated)[best].astype(np.uint16).view(np.float16)
+        lowest_predicted = self._values[best].astype(np.float16)
         return float(dice[best]), float(np.nextafter(lowest_predicted, np.float16(-1)))
 
     def dice_at(self, threshold: float) -> float | None:
@@ -172,43 +167,51 @@ class ScoreHistogram:
         """
         if np.isnan(threshold):
             raise ValueError("the threshold is NaN; it must be a number")
-        if not self.n_positives:
-            return None
-        above = _float16_values() > threshold
-        true_positives = int(self.positives[above].sum())
-        predicted = true_positives + int(self.negatives[above].sum())
-        return 2 * true_positives / (predicted + self.n_positives)
+        return _defined(dice_where(*self._occurring, self._values > threshold))
 
-    @property
-    def _has_both(self) -> bool:
-        return self.n_positives > 0 and self.n_negatives > 0
+    def save(self, path: str | Path) -> None:
+        """Write the counts to a ``.npz`` file, to be added to others elsewhere.
+
+        Raises:
+            WriteError: If it cannot be written.
+        """
+        data = BytesIO()
+        np.savez_compressed(data, negatives=self.negatives, positives=self.positives)
+        write_bytes(path, data.getvalue())
+
+    @classmethod
+    def load(cls, path: str | Path) -> ScoreHistogram:
+        """Read what `save` wrote.
+
+        Raises:
+            ResultsError: If the file is missing, or is something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                negatives, positives = saved["negatives"], saved["positives"]
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise _no_histogram(path, error) from None
+        shape, kind = (N_VALUES,), np.int64
+        if not all(each.shape == shape and each.dtype == kind and each.min() >= 0 for each in (negatives, positives)):
+            raise _no_histogram(path, f"{negatives.dtype} {negatives.shape} and {positives.dtype} {positives.shape}")
+        return cls(negatives, positives)
 
     @cached_property
-    def _populated(self) -> Bool[np.ndarray, " 15361"]:
-        return (self.positives + self.negatives) > 0
+    def _occurring(self) -> tuple[Float64[np.ndarray, "1 V"], Float64[np.ndarray, "1 V"]]:
+        """Healthy and anomalous voxels per score that occurs, ascending, as `ranking` takes them."""
+        occurs = (self.positives + self.negatives) > 0
+        return self.negatives[None, occurs].astype(np.float64), self.positives[None, occurs].astype(np.float64)
 
     @cached_property
-    def _cuts(self) -> tuple[Int[np.ndarray, " cuts"], Int[np.ndarray, " cuts"]]:
-        """True positives and predicted voxels if a score at or above v is predicted, per occurring v, ascending."""
-        positives = self.positives[self._populated]
-        everyone = positives + self.negatives[self._populated]
-        return _sum_from(positives), _sum_from(everyone)
+    def _values(self) -> Float64[np.ndarray, " V"]:
+        """The scores that occur, ascending."""
+        patterns = np.flatnonzero(self.positives + self.negatives).astype(np.uint16)
+        return patterns.view(np.float16).astype(np.float64)
 
 
-def _bit_patterns(values: Float[np.ndarray, " n"]) -> Shaped[np.ndarray, " n"]:
-    """Clip to [0, 1], round to float16 and read the bits as integers, which keep the order of the values."""
-    patterns = np.clip(values, 0, 1).astype(np.float16).view(np.uint16)
-    patterns &= _WITHOUT_SIGN  # -0.0 is 0.0
-    if patterns.size and patterns.max() >= N_VALUES:
-        raise ValueError("a score is NaN; every score must be a number")
-    return patterns
+def _defined(figure: Figures) -> float | None:
+    return None if np.isnan(figure[0]) else float(figure[0])
 
 
-def _float16_values() -> Float64[np.ndarray, " 15361"]:
-    """Every float16 value in [0, 1], ascending."""
-    return np.arange(N_VALUES, dtype=np.uint16).view(np.float16).astype(np.float64)
-
-
-def _sum_from(counts: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Σ_{j >= i} counts_j, per i."""
-    return np.cumsum(counts[::-1])[::-1]
+def _no_histogram(path: str | Path, found: object) -> ResultsError:
+    return ResultsError("not a score histogram", where=path, found=found, expected="a file that `evaluate` wrote")

@@ -11,8 +11,10 @@ import numpy as np
 
 from mendscan.evaluation.bootstrap import Difference, Interval
 from mendscan.evaluation.counting import CountedCase
+from mendscan.evaluation.histograms import ScoreHistogram
 from mendscan.evaluation.measures import Measure
 from mendscan.evaluation.ranking import auroc, average_precision, best_dice, dice_where
+from mendscan.evaluation.sparse import N_VALUES
 from mendscan.evaluation.strata import Stratum
 
 __all__ = ["CASE_COLUMNS", "LESION_COLUMNS", "Evaluation", "case_rows", "differences_as_dict", "lesion_rows"]
@@ -74,6 +76,17 @@ class Evaluation:
     def measure(self) -> Measure:
         """The figures as functions of case weights."""
         return Measure(self.cases, self.threshold)
+
+    @property
+    def histogram(self) -> ScoreHistogram:
+        """The pooled voxels; histograms of other cases, evaluated elsewhere, can be added to it."""
+        negatives, positives = np.zeros((2, N_VALUES), np.int64)
+        for case in self.cases:
+            if case.healthy is not None:
+                negatives[case.healthy.patterns] += case.healthy.counts
+            for lesion in case.lesions:
+                positives[lesion.scores.patterns] += lesion.scores.counts
+        return ScoreHistogram(negatives, positives)
 
     @property
     def subjects(self) -> tuple[str, ...]:

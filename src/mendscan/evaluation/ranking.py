@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-__all__ = ["auroc", "average_precision", "best_dice", "dice_where", "fpr_at_tpr"]
+__all__ = ["Counts", "Figures", "auroc", "average_precision", "best_dice", "dice_where", "fpr_at_tpr"]
 
 Counts = Float[np.ndarray, "B V"]
 Figures = Float[np.ndarray, " B"]
@@ -19,8 +19,8 @@ Figures = Float[np.ndarray, " B"]
 def average_precision(healthy_BV: Counts, anomalous_BV: Counts) -> Figures:
     """AP = Σ_i (R_i − R_{i−1}) P_i from the highest value down; P precision, R recall.
 
-    One row of whole counts gives `ScoreHistogram.average_precision` to the last bit: the same operations in the same
-    order.
+    One row of whole counts gives `sklearn.metrics.average_precision_score` to the last bit: the same operations on the
+    same numbers in the same order.
 
     Example:
         >>> average_precision(np.array([[1.0, 1, 0]]), np.array([[0.0, 0, 1]]))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float16, Int64, Num, UInt16
 
-__all__ = ["N_VALUES", "SparseCounts"]
+__all__ = ["N_VALUES", "SparseCounts", "bit_patterns"]
 
 N_VALUES = 0x3C00 + 1
 """float16 values in [0, 1]: the bit patterns from 0x0000 (0.0) to 0x3C00 (1.0)."""
@@ -63,11 +63,7 @@ class SparseCounts:
         # nditer walks the array in its memory order: a Fortran-ordered scan is never copied.
         with np.nditer(values, flags=["external_loop", "buffered", "zerosize_ok"], buffersize=_CHUNK_VOXELS) as chunks:
             for chunk in chunks:
-                patterns = np.clip(chunk, 0, 1).astype(np.float16).view(np.uint16)
-                patterns &= _WITHOUT_SIGN  # -0.0 is 0.0
-                if patterns.size and patterns.max() >= N_VALUES:
-                    raise ValueError("a score is NaN; every score must be a number")
-                counts += np.bincount(patterns, minlength=N_VALUES)
+                counts += np.bincount(bit_patterns(np.asarray(chunk)), minlength=N_VALUES)
         return cls.of_dense(counts)
 
     @classmethod
@@ -107,3 +103,16 @@ class SparseCounts:
     def values(self) -> Float16[np.ndarray, " P"]:
         """The scores that occur, ascending."""
         return self.patterns.view(np.float16)
+
+
+def bit_patterns(values: Num[np.ndarray, "..."]) -> UInt16[np.ndarray, "..."]:
+    """Clip scores to [0, 1], round them to float16 and read the bits as integers, which keep the order of the values.
+
+    Raises:
+        ValueError: If a score is NaN.
+    """
+    patterns = np.clip(values, 0, 1).astype(np.float16).view(np.uint16)
+    patterns &= _WITHOUT_SIGN  # -0.0 is 0.0
+    if patterns.size and patterns.max() >= N_VALUES:
+        raise ValueError("a score is NaN; every score must be a number")
+    return patterns

@@ -28,7 +28,7 @@ STRATUM_COLUMNS = ("family", "name", "anomalies", "scans", "voxels", "figure", "
 def write_evaluation(
     evaluation: Evaluation, folder: Path, *, differences: Mapping[str, Difference] | None = None
 ) -> None:
-    """Write ``evaluation.json``, ``figures.csv``, ``strata.csv``, ``cases.csv`` and ``lesions.csv``.
+    """Write ``evaluation.json``, ``histogram.npz``, ``figures.csv``, ``strata.csv``, ``cases.csv``, ``lesions.csv``.
 
     Args:
         evaluation: What to write.
@@ -40,6 +40,7 @@ def write_evaluation(
     """
     make_folder(folder)
     write_json(folder / "evaluation.json", evaluation.as_dict())
+    evaluation.histogram.save(folder / "histogram.npz")
     write_csv(folder / "figures.csv", figure_rows(evaluation), FIGURE_COLUMNS)
     write_csv(folder / "strata.csv", stratum_rows(evaluation), STRATUM_COLUMNS)
     write_csv(folder / "cases.csv", case_rows(evaluation), CASE_COLUMNS)

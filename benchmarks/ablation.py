@@ -1,0 +1,335 @@
+"""What each part of the method is worth, on validation scans and kinds of anomalies that no result is reported on.
+
+A fifth of the scans is kept apart by the hash of their bytes; anomalies of the kinds kept for choosing settings are put
+into copies of them.  Networks are trained on the others: as `auto` has them, and with one thing changed.  What they say
+of each scan is computed once; maps are then made of it in every way.  Figures are with intervals over scans, and paired
+differences to the first row of each table.
+
+    python benchmarks/ablation.py --healthy runs/hippocampus/healthy --output runs/ablation --steps 3000
+
+Give it the scans that another benchmark learns from, so that its test scans stay unseen.  A stopped run goes on where
+it was.  Steps, not minutes: it may share the processor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mendscan.cohort.preparing import Prepared, prepare
+from mendscan.cohort.selection_kinds import SELECTION_KINDS
+from mendscan.cohort.suite import write_suite
+from mendscan.config import DetectionSettings
+from mendscan.console import ConsoleProgress
+from mendscan.detection.calibration import CodeThresholds, Evidence, TailTable, calibrate_voxels
+from mendscan.detection.detector import map_and_findings
+from mendscan.detection.networks import EncodedScan, Networks, scan_generator
+from mendscan.detection.restoration import draw_uniforms
+from mendscan.detection.standardising import HealthyReference, leave_one_out, to_unit_interval
+from mendscan.evaluation.bootstrap import Difference
+from mendscan.evaluation.folders import compare, evaluate_folder
+from mendscan.evaluation.metrics import Evaluation
+from mendscan.models.bundle import load_bundle
+from mendscan.shapes import MapSHW
+from mendscan.training.trainer import train
+from mendscan.volumes.reading import case_name, find_scans, read_volume
+from mendscan.volumes.volume import Volume
+from mendscan.volumes.writing import make_folder, write_map, write_text
+
+NETWORKS = {
+    "auto": [],
+    "no revival": ["codebook.revive_below=0"],
+    "the paper's codebook": [
+        "codebook.update=gradient", "codebook.commitment=1", "codebook.revive_below=0",
+        "codebook.unquantised_fraction=0",
+    ],
+    "one code per 8×8 pixels": ["vqvae.channels=64,64,64", "preparation.shape_XYZ={multiple_of_8}"],
+    "one code per 2×2 pixels": ["vqvae.channels=64"],
+}  # fmt: skip
+RESTORATIONS = (1, 5, 15)
+PERCENTILES = (80.0, 90.0, 95.0, 98.0)
+SIGMAS = (0.0, 1.0, 2.0, 3.0, 4.0)
+FIGURES = ("voxel_ap", "voxel_auroc", "best_dice", "lesion_froc")
+VALIDATION_SHARE = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A scan, and how the networks see it."""
+
+    name: str
+    volume: Volume
+    prepared: Prepared
+    encoded: EncodedScan
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """The same kind of evidence of every calibration and every validation scan."""
+
+    healthy: list[Evidence]
+    cases: list[Evidence]
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    output = make_folder(arguments.output)
+    with ConsoleProgress() as progress:
+        split(find_scans(arguments.healthy), output)
+        test = output / "test"
+        if not (test / "cases.csv").exists():
+            shutil.rmtree(test, ignore_errors=True)
+            scans = find_scans(output / "validation")
+            write_suite(scans, test, seed=0, artefacts=0, kinds=tuple(SELECTION_KINDS), progress=progress)
+        tables = {"networks": {}}
+        for name, assignments in NETWORKS.items():
+            if arguments.only and name not in arguments.only:
+                continue
+            model = output / "models" / name.replace(" ", "-").replace("×", "x").replace("'", "")
+            if not (model / "manifest.json").exists():
+                train(
+                    output / "healthy",
+                    model,
+                    steps=arguments.steps,
+                    seed=arguments.seed,
+                    resume=(model / "work" / "plan.json").is_file(),
+                    assignments=filled(assignments, output),
+                    progress=progress,
+                )
+            networks = load_networks(model)
+            bench = Ablation(networks, model, output, progress)
+            first = next(iter(tables["networks"]), None)
+            tables["networks"][name] = bench.evaluated(bench.maps(bench.pool()))
+            if first is None:
+                tables |= ways_to_read(bench)
+    text = "\n\n".join(table(title, rows) for title, rows in tables.items())
+    write_text(output / "README.md", text + "\n")
+    print(text)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--healthy", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", action="append", help="a network; may be repeated; all by default")
+    return parser.parse_args()
+
+
+def split(scans: Sequence[Path], output: Path) -> None:
+    """Link the scans into two folders by the hash of their bytes, as the benchmark does."""
+    by_hash = sorted(scans, key=lambda path: hashlib.sha256(path.read_bytes()).hexdigest())
+    apart = round(VALIDATION_SHARE * len(scans))
+    for name, paths in (("validation", by_hash[:apart]), ("healthy", by_hash[apart:])):
+        folder = make_folder(output / name)
+        for path in paths:
+            if not (folder / path.name).exists():
+                (folder / path.name).symlink_to(path.resolve())
+
+
+def filled(assignments: Sequence[str], output: Path) -> list[str]:
+    """Put in a model grid like that of `auto`, with sides in plane that are multiples of 8."""
+    if not any("{" in each for each in assignments):
+        return list(assignments)
+    preparation = load_bundle(output / "models" / "auto").settings.preparation
+    sides = [
+        n if axis == preparation.slice_axis else 8 * -(-n // 8)
+        for n, axis in zip(preparation.shape_XYZ, "XYZ", strict=True)
+    ]
+    return [each.format(multiple_of_8=",".join(map(str, sides))) for each in assignments]
+
+
+def load_networks(model: Path) -> Networks:
+    bundle = load_bundle(model)
+    return Networks(bundle.vqvae, bundle.prior, bundle.settings)
+
+
+# --- the ways to read the same networks ------------------------------------------------------------------------------
+
+
+def ways_to_read(bench: Ablation) -> dict[str, dict[str, Evaluation]]:
+    """Every table but that of the networks; the first row of each is what `auto` does, or nearest to it."""
+    pool, detection = bench.pool(), bench.detection
+    auto = bench.evaluated(bench.maps(pool))
+    of_residual, of_nll = (lambda e: e.residual_SHW), (lambda e: e.nll_SHW)
+    residual_sigma, nll_sigma = detection.residual_sigma, detection.nll_sigma
+    evidence = {
+        "both, standardised (auto)": auto,
+        "the paper's pooled residual": bench.evaluated(bench.maps(pool, replace_map(detection, "residual"))),
+        "residual": bench.evaluated(raw(pool, of_residual, 0.0)),
+        "residual, smoothed": bench.evaluated(raw(pool, of_residual, residual_sigma)),
+        "residual, smoothed and standardised": bench.evaluated(alone(pool, of_residual, residual_sigma)),
+        "NLL": bench.evaluated(raw(pool, of_nll, 0.0)),
+        "NLL, smoothed": bench.evaluated(raw(pool, of_nll, nll_sigma)),
+        "NLL, smoothed and standardised": bench.evaluated(alone(pool, of_nll, nll_sigma)),
+    }
+    restorations = {
+        f"{n}, weighted": bench.evaluated(bench.maps(bench.pool(restorations=n))) for n in reversed(RESTORATIONS)
+    }
+    unweighted = {
+        f"{n}, not weighted": bench.evaluated(bench.maps(bench.pool(restorations=n, temperature=0.0)))
+        for n in reversed(RESTORATIONS)
+        if n > 1
+    }
+    residual_alone = {
+        f"{n}, {how}, residual alone": bench.evaluated(
+            alone(bench.pool(restorations=n, temperature=t), of_residual, residual_sigma)
+        )
+        for how, t in (("weighted", None), ("not weighted", 0.0))
+        for n in reversed(RESTORATIONS)
+        if n > 1 or t is None
+    }
+    chosen = detection.restoration_percentile
+    percentiles = {
+        f"resampled above p{p:g}": bench.evaluated(bench.maps(bench.pool(percentile=p)))
+        for p in sorted(PERCENTILES, key=lambda p: (p != chosen, p))
+    }
+    sigmas = sorted(((r, n) for r in SIGMAS for n in SIGMAS), key=lambda s: s != (residual_sigma, nll_sigma))
+    smoothing = {
+        f"σ = {r:g} residual, {n:g} NLL": bench.evaluated(
+            bench.maps(pool, detection.model_copy(update={"residual_sigma": r, "nll_sigma": n}))
+        )
+        for r, n in sigmas
+    }
+    return {
+        "evidence": evidence,
+        "restorations": restorations | unweighted | residual_alone,
+        "restoration threshold": percentiles,
+        "smoothing": smoothing,
+    }
+
+
+def replace_map(detection: DetectionSettings, name: str) -> DetectionSettings:
+    return detection.model_copy(update={"voxel_map": name})
+
+
+Pick = Callable[[Evidence], MapSHW]
+
+
+def raw(pool: Pool, pick: Pick, sigma: float) -> Iterator[MapSHW]:
+    """One kind of evidence, smoothed but not standardised: its healthy mean and spread are one number each."""
+    flat = HealthyReference(np.zeros_like(pick(pool.healthy[0])), np.ones_like(pick(pool.healthy[0])), sigma)
+    healthy = np.stack([flat.standardised(pick(each)) for each in pool.healthy])
+    scale = max(float(np.quantile(healthy, 0.995)), 1e-6)
+    for each in pool.cases:
+        yield to_unit_interval(flat.standardised(pick(each)), scale)
+
+
+def alone(pool: Pool, pick: Pick, sigma: float) -> Iterator[MapSHW]:
+    """One kind of evidence, smoothed, standardised and as a healthy tail probability."""
+    healthy_NSHW = np.stack([pick(each) for each in pool.healthy])
+    reference = HealthyReference.fit(healthy_NSHW, sigma_voxels=sigma)
+    standardised = leave_one_out(healthy_NSHW, sigma_voxels=sigma)
+    tail = TailTable.of(standardised)
+    scale = max(float(np.quantile(tail(standardised), 0.995)), 1e-6)
+    for each in pool.cases:
+        yield to_unit_interval(tail(reference.standardised(pick(each))), scale)
+
+
+class Ablation:
+    """Trained networks, and what they say of the calibration and validation scans."""
+
+    def __init__(self, networks: Networks, model: Path, output: Path, progress: ConsoleProgress) -> None:
+        self.networks, self._output, self._progress = networks, output, progress
+        wanted = set(json.loads((model / "split.json").read_text(encoding="utf-8"))["calibration"])
+        healthy = [(path, read_volume(path)) for path in find_scans(output / "healthy")]
+        known = [self._see(path, volume) for path, volume in healthy if volume.content_hash in wanted]
+        self._cases = [self._see(path, read_volume(path)) for path in find_scans(output / "test" / "scans")]
+        self._healthy = known
+        self._restored: dict[tuple[str, float], torch.Tensor] = {}
+        self._pools: dict[tuple[int, float, float], Pool] = {}
+
+    @property
+    def detection(self) -> DetectionSettings:
+        return self.networks.settings.detection
+
+    def _see(self, path: Path, volume: Volume) -> Seen:
+        prepared = prepare(volume, self.networks.settings.preparation)
+        return Seen(case_name(path), volume, prepared, self.networks.encode(prepared, volume.content_hash))
+
+    def pool(
+        self, *, restorations: int | None = None, temperature: float | None = None, percentile: float | None = None
+    ) -> Pool:
+        """The evidence of every scan, with the model's own settings where none are given."""
+        settings = self.detection
+        key = (
+            settings.restorations if restorations is None else restorations,
+            settings.temperature if temperature is None else temperature,
+            settings.restoration_percentile if percentile is None else percentile,
+        )
+        if key not in self._pools:
+            nll = np.concatenate([scan.encoded.nll_Shw.numpy().ravel() for scan in self._healthy])
+            threshold = CodeThresholds.of(nll, settings.model_copy(update={"restoration_percentile": key[2]}))
+            self._progress.begin(f"restore, p{key[2]:g}, {key[0]}×", len(self._healthy) + len(self._cases))
+            seen = [[self._evidence(scan, key, threshold.restoration) for scan in part] for part in self._both]
+            self._pools[key] = Pool(*seen)
+        return self._pools[key]
+
+    @property
+    def _both(self) -> tuple[list[Seen], list[Seen]]:
+        return self._healthy, self._cases
+
+    def _evidence(self, scan: Seen, key: tuple[int, float, float], threshold_nats: float) -> Evidence:
+        restorations, temperature, percentile = key
+        if (scan.name, percentile) not in self._restored:
+            slices, height, width = scan.encoded.codes_Shw.shape
+            generator = scan_generator(scan.encoded.content_hash, 0)
+            uniforms = draw_uniforms(max(RESTORATIONS), slices, (height, width), generator=generator)
+            codes = self.networks.restored_codes(scan.encoded, uniforms, threshold_nats=threshold_nats)
+            self._restored[scan.name, percentile] = codes
+        settings = self.networks.settings
+        detection = settings.detection.model_copy(update={"temperature": temperature})
+        networks = replace(self.networks, settings=settings.model_copy(update={"detection": detection}))
+        restored = networks.weighed(scan.encoded, self._restored[scan.name, percentile][:restorations])
+        self._progress.advance()
+        return networks.evidence(scan.encoded, restored.residual_SHW)
+
+    def maps(self, pool: Pool, settings: DetectionSettings | None = None) -> Iterator[MapSHW]:
+        """The maps of every case as the product makes them."""
+        settings = settings or self.detection
+        voxels = calibrate_voxels(pool.healthy, settings)
+        for each in pool.cases:
+            yield voxels.map_of(each, settings)
+
+    def evaluated(self, maps: Iterator[MapSHW]) -> Evaluation:
+        """Bring the maps home and compare them with the labels."""
+        folder = self._output / "maps"
+        shutil.rmtree(folder, ignore_errors=True)
+        make_folder(folder)
+        for scan, map_SHW in zip(self._cases, maps, strict=True):
+            map_XYZ, _ = map_and_findings(map_SHW, scan.volume, scan.prepared, at=scan.encoded.at, threshold=0.5)
+            write_map(folder / f"{scan.name}.nii.gz", map_XYZ, scan.volume)
+        return evaluate_folder(folder, self._output / "test", threshold=0.5, strata=False)
+
+
+# --- the tables ------------------------------------------------------------------------------------------------------
+
+
+def table(title: str, rows: dict[str, Evaluation]) -> str:
+    first = next(iter(rows.values()))
+    head = ["", *(name.replace("_", " ").replace("auroc", "AUROC").replace(" ap", " AP") for name in FIGURES)]
+    lines = [[*head, "difference in voxel AP", "p"], ["---"] * (len(FIGURES) + 3)]
+    for name, evaluation in rows.items():
+        cells = [f"{evaluation[figure]:.3f}" for figure in FIGURES]
+        lines.append(
+            [name, *cells, *(difference_cells(compare(evaluation, first)) if evaluation is not first else "––")]
+        )
+    return f"## {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def difference_cells(found: dict[str, Difference]) -> tuple[str, str]:
+    one = found["voxel_ap"]
+    return f"{one.estimate:+.3f} [{one.low:+.3f}, {one.high:+.3f}]", f"{one.p_value:.3f}"
+
+
+if __name__ == "__main__":
+    main()
