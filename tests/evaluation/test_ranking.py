@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from mendscan.evaluation.histograms import ScoreHistogram
-from mendscan.evaluation.ranking import auroc, average_precision, best_dice, dice_where, fpr_at_tpr
+from mendscan.evaluation.ranking import Ranking
 
 CASES, VALUES = 4, 9
 
@@ -35,14 +35,14 @@ def items(weights, counts):
 def test_equal_to_scikit_learn_on_repeated_items(counts, weights):
     rows = [np.asarray(weights, float)[None] @ part for part in counts]
     scores, labels = items(weights, counts)
-    assert average_precision(*rows)[0] == pytest.approx(average_precision_score(labels, scores), rel=1e-12)
-    assert auroc(*rows)[0] == pytest.approx(roc_auc_score(labels, scores), rel=1e-12)
+    assert Ranking(*rows).average_precision()[0] == pytest.approx(average_precision_score(labels, scores), rel=1e-12)
+    assert Ranking(*rows).auroc()[0] == pytest.approx(roc_auc_score(labels, scores), rel=1e-12)
     false_rates, true_rates, _ = roc_curve(labels, scores, drop_intermediate=False)
-    assert fpr_at_tpr(*rows, tpr=0.95)[0] == pytest.approx(false_rates[np.argmax(true_rates >= 0.95)], rel=1e-12)
+    assert Ranking(*rows).fpr_at_tpr(0.95)[0] == pytest.approx(false_rates[np.argmax(true_rates >= 0.95)], rel=1e-12)
     dices = [dice_of(labels, scores >= value) for value in range(VALUES)]
-    assert best_dice(*rows)[0] == pytest.approx(max(dices), rel=1e-12)
+    assert Ranking(*rows).best_dice()[0] == pytest.approx(max(dices), rel=1e-12)
     predicted = np.arange(VALUES) > 3
-    assert dice_where(*rows, predicted)[0] == pytest.approx(dice_of(labels, scores > 3), rel=1e-12)
+    assert Ranking(*rows).dice_where(predicted)[0] == pytest.approx(dice_of(labels, scores > 3), rel=1e-12)
 
 
 def dice_of(labels, predicted):
@@ -51,8 +51,8 @@ def dice_of(labels, predicted):
 
 def test_many_weightings_are_each_alone(counts):
     weights = np.random.default_rng(1).integers(0, 4, (7, CASES)).astype(float)
-    together = average_precision(weights @ counts[0], weights @ counts[1])
-    alone = [average_precision(row[None] @ counts[0], row[None] @ counts[1])[0] for row in weights]
+    together = Ranking(weights @ counts[0], weights @ counts[1]).average_precision()
+    alone = [Ranking(row[None] @ counts[0], row[None] @ counts[1]).average_precision()[0] for row in weights]
     np.testing.assert_array_equal(together, alone)
 
 
@@ -62,16 +62,16 @@ def test_a_row_of_ones_is_the_exact_histogram_to_the_last_bit():
     histogram = ScoreHistogram.of(scores, labels)
     occurring = (histogram.negatives + histogram.positives) > 0
     rows = [part[occurring][None].astype(float) for part in (histogram.negatives, histogram.positives)]
-    assert average_precision(*rows)[0] == histogram.average_precision
-    assert auroc(*rows)[0] == pytest.approx(histogram.auroc, rel=1e-15)
-    assert best_dice(*rows)[0] == histogram.best_dice[0]
+    assert Ranking(*rows).average_precision()[0] == histogram.average_precision
+    assert Ranking(*rows).auroc()[0] == pytest.approx(histogram.auroc, rel=1e-15)
+    assert Ranking(*rows).best_dice()[0] == histogram.best_dice[0]
 
 
-@pytest.mark.parametrize("figure", [average_precision, auroc, best_dice, fpr_at_tpr])
+@pytest.mark.parametrize("figure", [Ranking.average_precision, Ranking.auroc, Ranking.best_dice, Ranking.fpr_at_tpr])
 def test_nothing_anomalous_is_undefined(figure):
-    assert np.isnan(figure(np.ones((1, 3)), np.zeros((1, 3))))[0]
+    assert np.isnan(figure(Ranking(np.ones((1, 3)), np.zeros((1, 3)))))[0]
 
 
-@pytest.mark.parametrize("figure", [average_precision, auroc, fpr_at_tpr])
+@pytest.mark.parametrize("figure", [Ranking.average_precision, Ranking.auroc, Ranking.fpr_at_tpr])
 def test_nothing_healthy_is_undefined(figure):
-    assert np.isnan(figure(np.zeros((1, 3)), np.ones((1, 3))))[0]
+    assert np.isnan(figure(Ranking(np.zeros((1, 3)), np.ones((1, 3)))))[0]

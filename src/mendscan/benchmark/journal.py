@@ -22,7 +22,7 @@ class Journal:
 
     Args:
         folder: The benchmark's folder; ``journal.json`` is kept in it.
-        progress: Told of steps that are skipped.
+        progress: Told of every step that begins or is skipped.
     """
 
     def __init__(self, folder: Path, progress: Progress) -> None:
@@ -44,6 +44,7 @@ class Journal:
         if done and {key: done[0].get(key) for key in wanted} == wanted:
             self._progress.say(f"done before: {name} ({done[0]['seconds']:.0f} s)")
         else:
+            self._progress.say(f"step {self._position + 1}: {name}")
             started = time.monotonic()
             work()
             seconds = round(time.monotonic() - started, 1)

@@ -29,12 +29,12 @@ BASELINE_NAMES = tuple(BASELINES)
 TITLES: Mapping[str, str] = MappingProxyType(
     {
         OWN: "mendscan (`auto`)",
-        PAPER: "the paper's map and score, same networks",
-        "intensity": "intensity: how rare the value is",
-        "atlas": "atlas, \\|z\\| per position",
+        PAPER: "the paper's map and score (same networks)",
+        "intensity": "rarity of the intensity",
+        "atlas": "atlas, \\|z\\|",
         "pca": "PCA residual",
-        "vae": "VAE, reconstruction error (the paper's baseline)",
-        "vqvae": "VQ-VAE, reconstruction error",
+        "vae": "VAE (the paper's baseline)",
+        "vqvae": "VQ-VAE",
         "dae": "denoising auto-encoder",
     }
 )

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from mendscan.benchmark.methods import OWN, TITLES, Bench
+from mendscan.benchmark.gallery import lesions_to_show, save_gallery
+from mendscan.benchmark.methods import OWN, PAPER, TITLES, Bench
 from mendscan.benchmark.pictures import save_comparison, save_strata
 from mendscan.evaluation.bootstrap import Difference, Interval
 from mendscan.evaluation.metrics import Evaluation
@@ -22,6 +23,7 @@ __all__ = ["title_of", "write_page"]
 _VOXELS = ("voxel_ap", "voxel_auroc", "dice", "best_dice", "case_ap", "aupro")
 _LESIONS = ("lesion_sensitivity", "false_positives_per_scan", "false_positives_per_healthy_scan", "lesion_froc")
 _SCANS = ("sample_ap", "sample_auroc", "sample_auroc_local", "sample_auroc_whole")
+_STANDARDISED = "-standardised"
 _COMPARED = ("voxel_ap", "voxel_auroc", "lesion_froc", "sample_auroc")
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -51,10 +53,14 @@ def write_page(
     """
     save_comparison(evaluations, bench.folder / "comparison.png")
     save_strata(evaluations, bench.folder / "strata.png")
+    shown = [name for name in evaluations if name in (OWN, PAPER) or name.endswith(_STANDARDISED)]
+    maps = [(name.replace(_STANDARDISED, "\nstandardised"), bench.results(name) / "maps") for name in shown]
+    save_gallery(bench.folder / "test", maps, lesions_to_show(evaluations[OWN]), bench.folder / "gallery.png")
     text = "\n\n".join(
         [
             "# Benchmark",
             _done(bench, evaluations[OWN]),
+            _summary(evaluations),
             *_table("Voxels", _VOXELS, evaluations),
             "![figures with intervals](comparison.png)",
             *_table("Lesions", _LESIONS, evaluations),
@@ -63,6 +69,10 @@ def write_page(
             "## What is found",
             "![AUROC by stratum and method](strata.png)",
             _strata(evaluations),
+            "## The same lesions, as each method maps them",
+            "Of each kind the lesion of median size, whatever the maps show; outlined: the label.  All maps are in "
+            "[0, 1] on one scale, with the healthy threshold at 0.5.",
+            "![maps of one lesion of each kind](gallery.png)",
             f"## {title_of(OWN)} in detail",
             f"![curves](evaluations/{OWN}/evaluation.png)",
             "## Time",
@@ -79,10 +89,10 @@ def title_of(method: str) -> str:
 
     Example:
         >>> title_of("pca-standardised")
-        'PCA residual, smoothed and standardised'
+        'PCA residual, standardised'
     """
-    plain = method.removesuffix("-standardised")
-    return TITLES[plain] + (", smoothed and standardised" if plain != method else "")
+    plain = method.removesuffix(_STANDARDISED)
+    return TITLES[plain] + (", standardised" if plain != method else "")
 
 
 def _done(bench: Bench, own: Evaluation) -> str:
@@ -94,9 +104,25 @@ def _done(bench: Bench, own: Evaluation) -> str:
         f"cases: as they are, with local anomalies ({counts['lesions']} in {counts['cases_with_lesions']} scans) and "
         f"with whole-scan artefacts.  {own.prevalence or 0:.2%} of the labelled voxels are anomalous: the average "
         f"precision of chance.  In brackets: {own.level:.0%} bootstrap intervals over the scans that were kept apart.  "
-        'No label was used to train, to choose or to set a threshold.  "Smoothed and standardised" gives a baseline '
-        "what the model's own map gets: a Gaussian, then the healthy mean and spread at each position."
+        'No label was used to train, to choose or to set a threshold.  "Standardised" gives a baseline what the '
+        "model's own map gets: smoothing by a Gaussian, then the healthy mean and spread at each position."
     )
+
+
+def _summary(evaluations: Mapping[str, Evaluation]) -> str:
+    """Say of each main figure which method has the highest, and how the model's own compares."""
+    lines = []
+    for name in _COMPARED:
+        ranked = sorted(
+            (method for method in evaluations if evaluations[method][name] is not None),
+            key=lambda method: -(evaluations[method][name] or 0.0),
+        )
+        if OWN in ranked:
+            best, own = ranked[0], evaluations[OWN].figures[name]
+            leader = f"highest: {title_of(best)}, {_cell(evaluations[best].figures[name])}; " if best != OWN else ""
+            place = f"{ranked.index(OWN) + 1} of {len(ranked)}"
+            lines.append(f"- **{_named(name)}**: {leader}{title_of(OWN)} {_cell(own)}, place {place}")
+    return "\n".join(lines)
 
 
 def _table(title: str, names: Sequence[str], evaluations: Mapping[str, Evaluation]) -> list[str]:
@@ -139,7 +165,11 @@ def _best(others: Mapping[str, Evaluation], family: str, name: str, figure: str)
         if (stratum.family, stratum.name) == (family, name) and figure in stratum.figures
     ]
     finite = [pair for pair in found if math.isfinite(pair[0])]
-    return f"{max(finite)[0]:.3f} ({title_of(max(finite)[1])})" if finite else "–"
+    if not finite:
+        return "–"
+    highest = max(value for value, _ in finite)
+    first, *more = [method for value, method in finite if value == highest]
+    return f"{highest:.3f} ({title_of(first)}{f' and {len(more)} more' if more else ''})"
 
 
 def _cell(figure: Interval | None) -> str:

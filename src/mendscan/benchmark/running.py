@@ -13,7 +13,7 @@ from mendscan.benchmark.journal import Journal
 from mendscan.benchmark.methods import BASELINE_NAMES, OWN, PAPER, Bench, run_baseline, run_own_methods
 from mendscan.benchmark.page import write_page
 from mendscan.cohort.suite import write_suite
-from mendscan.errors import CohortError, SettingsError
+from mendscan.errors import CohortError, Interrupted, SettingsError
 from mendscan.evaluation.bootstrap import Difference
 from mendscan.evaluation.folders import compare, evaluate_folder
 from mendscan.evaluation.metrics import Evaluation
@@ -81,14 +81,17 @@ def run_benchmark(
     journal.step("split the scans", {"scans": names}, lambda: _split(scans, folder))
     suite = {"seed": seed, "radius_mm": radius_mm}
     journal.step("put anomalies in", suite, lambda: _write_suite(bench, radius_mm))
-    run_own_methods(bench, journal)
 
     @cache
     def cohort() -> HealthyCohort:
         return HealthyCohort.of_model(bench.model, bench.healthy, folder / "prepared", device=device, progress=told)
 
-    for name in baselines:
-        run_baseline(bench, journal, name, cohort)
+    try:
+        run_own_methods(bench, journal)
+        for name in baselines:
+            run_baseline(bench, journal, name, cohort)
+    except Interrupted as stopped:
+        raise Interrupted(stopped.problem, where=folder, remedy="go on with the same command") from None
     methods = [OWN, PAPER, *(f"{name}{variant}" for name in baselines for variant in ("", "-standardised"))]
     evaluations, differences = _evaluate(bench, methods)
     write_page(bench, evaluations, differences, journal.seconds)

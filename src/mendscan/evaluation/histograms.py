@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64, Shaped
 
 from mendscan.errors import ResultsError
-from mendscan.evaluation.ranking import Figures, auroc, average_precision, dice_where
+from mendscan.evaluation.ranking import Figures, Ranking
 from mendscan.evaluation.sparse import N_VALUES, bit_patterns
 from mendscan.volumes.writing import write_bytes
 
@@ -121,7 +121,7 @@ class ScoreHistogram:
         Equal to `sklearn.metrics.average_precision_score` on the pooled float16 scores to the last bit: the same
         operations on the same numbers in the same order.  None unless both healthy and anomalous voxels were counted.
         """
-        return _defined(average_precision(*self._occurring))
+        return _defined(self._ranking.average_precision())
 
     @cached_property
     def auroc(self) -> float | None:
@@ -129,7 +129,7 @@ class ScoreHistogram:
 
         None unless both healthy and anomalous voxels were counted.
         """
-        return _defined(auroc(*self._occurring))
+        return _defined(self._ranking.auroc())
 
     @cached_property
     def best_dice(self) -> tuple[float | None, float | None]:
@@ -141,7 +141,7 @@ class ScoreHistogram:
         """
         if not self.n_positives:
             return None, None
-        negatives, positives = (counts[0] for counts in self._occurring)
+        negatives, positives = self._ranking.healthy_BV[0], self._ranking.anomalous_BV[0]
         predicted = np.cumsum((negatives + positives)[::-1])[::-1]
         dice = 2 * np.cumsum(positives[::-1])[::-1] / (predicted + self.n_positives)
         best = dice.size - 1 - int(np.argmax(dice[::-1]))
@@ -167,7 +167,7 @@ class ScoreHistogram:
         """
         if np.isnan(threshold):
             raise ValueError("the threshold is NaN; it must be a number")
-        return _defined(dice_where(*self._occurring, self._values > threshold))
+        return _defined(self._ranking.dice_where(self._values > threshold))
 
     def save(self, path: str | Path) -> None:
         """Write the counts to a ``.npz`` file, to be added to others elsewhere.
@@ -197,10 +197,10 @@ class ScoreHistogram:
         return cls(negatives, positives)
 
     @cached_property
-    def _occurring(self) -> tuple[Float64[np.ndarray, "1 V"], Float64[np.ndarray, "1 V"]]:
-        """Healthy and anomalous voxels per score that occurs, ascending, as `ranking` takes them."""
+    def _ranking(self) -> Ranking:
+        """Of the scores that occur."""
         occurs = (self.positives + self.negatives) > 0
-        return self.negatives[None, occurs].astype(np.float64), self.positives[None, occurs].astype(np.float64)
+        return Ranking(self.negatives[None, occurs].astype(np.float64), self.positives[None, occurs].astype(np.float64))
 
     @cached_property
     def _values(self) -> Float64[np.ndarray, " V"]:

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, UInt16
 from mendscan.evaluation.aupro import PooledRegions
 from mendscan.evaluation.counting import CountedCase, CountedLesion
 from mendscan.evaluation.lesions import FALSE_POSITIVES_PER_SCAN, sensitivity_at
-from mendscan.evaluation.ranking import auroc, average_precision, best_dice, dice_where, fpr_at_tpr
+from mendscan.evaluation.pooled import PooledVoxels
+from mendscan.evaluation.ranking import Ranking
 from mendscan.evaluation.sparse import SparseCounts
 
 __all__ = ["AUPRO_LIMIT", "FIGURES", "Measure"]
@@ -72,22 +73,14 @@ class Measure:
         """Return every figure that these cases can have; NaN where a weighting leaves it undefined."""
         figures: Figures = {}
         if self._matched_N.any():
-            figures |= self.voxel_figures(weights_BN) | self._case_means(weights_BN) | self.lesion_figures(weights_BN)
+            figures |= self._voxels.figures(weights_BN) | self._case_means(weights_BN)
+            figures |= self.lesion_figures(weights_BN)
             figures["aupro"] = self._regions.aupro(weights_BN, limits=(AUPRO_LIMIT,))[:, 0]
         return figures | self._scan_figures(weights_BN)
 
-    def voxel_figures(self, weights_BN: Weights, pick: PickLesion = _every) -> Figures:
-        """Return the figures of pooled voxels: those of the picked lesions against all healthy ones."""
-        healthy_BV, anomalous_BV = weights_BN @ self.healthy_NV, weights_BN @ self.anomalous_NV(pick)
-        figures = {
-            "voxel_ap": average_precision(healthy_BV, anomalous_BV),
-            "voxel_auroc": auroc(healthy_BV, anomalous_BV),
-            "voxel_fpr_at_95_tpr": fpr_at_tpr(healthy_BV, anomalous_BV),
-            "best_dice": best_dice(healthy_BV, anomalous_BV),
-        }
-        if self.threshold is not None:
-            figures["dice"] = dice_where(healthy_BV, anomalous_BV, self.values_V > self.threshold)
-        return figures
+    def pooled(self, pick: PickLesion = _every) -> PooledVoxels:
+        """Return the voxels of the picked lesions and all healthy ones."""
+        return PooledVoxels(self.values_V, self.healthy_NV, self.anomalous_NV(pick), self.threshold)
 
     def lesion_figures(self, weights_BN: Weights, pick: PickLesion = _every) -> Figures:
         """Return how many of the picked lesions are found, and at the cost of how many false findings."""
@@ -111,7 +104,12 @@ class Measure:
     def scan_auroc(self, weights_BN: Weights, anomalous_N: Bool[np.ndarray, " N"]) -> Float[np.ndarray, " B"]:
         """Return the area under the ROC curve of the scan scores of some anomalous scans against all healthy ones."""
         healthy_NV, anomalous_NV = self._scan_counts(anomalous_N)
-        return auroc(weights_BN @ healthy_NV, weights_BN @ anomalous_NV)
+        return Ranking(weights_BN @ healthy_NV, weights_BN @ anomalous_NV).auroc()
+
+    @cached_property
+    def of_each_case(self) -> Mapping[str, Float[np.ndarray, " N"]]:
+        """The voxel figures of each case alone."""
+        return self._voxels.figures(np.eye(len(self.cases)))
 
     @cached_property
     def values_V(self) -> Float[np.ndarray, " V"]:
@@ -136,22 +134,18 @@ class Measure:
         return np.array([case.artefact is not None for case in self.cases]) & self._anomalous_N
 
     def _case_means(self, weights_BN: Weights) -> Figures:
-        healthy_NV, anomalous_NV = self.healthy_NV, self._all_anomalous_NV
-        figures = {"case_ap": _mean(weights_BN, average_precision(healthy_NV, anomalous_NV))}
-        if self.threshold is not None:
-            dice_N = dice_where(healthy_NV, anomalous_NV, self.values_V > self.threshold)
-            figures["case_dice"] = _mean(weights_BN, dice_N)
+        of_each = self.of_each_case
+        figures = {"case_ap": _mean(weights_BN, of_each["voxel_ap"])}
+        if "dice" in of_each:
+            figures["case_dice"] = _mean(weights_BN, of_each["dice"])
         return figures
 
     def _scan_figures(self, weights_BN: Weights) -> Figures:
         if not self._scored_N.any():
             return {}
         healthy_NV, anomalous_NV = self._scan_counts(self._anomalous_N)
-        healthy_BV, anomalous_BV = weights_BN @ healthy_NV, weights_BN @ anomalous_NV
-        figures = {
-            "sample_ap": average_precision(healthy_BV, anomalous_BV),
-            "sample_auroc": auroc(healthy_BV, anomalous_BV),
-        }
+        ranking = Ranking(weights_BN @ healthy_NV, weights_BN @ anomalous_NV)
+        figures = {"sample_ap": ranking.average_precision(), "sample_auroc": ranking.auroc()}
         local_N, whole_N = self.local_N(), self.whole_N()
         if local_N.any() and whole_N.any():
             figures["sample_auroc_local"] = self.scan_auroc(weights_BN, local_N)
@@ -170,8 +164,8 @@ class Measure:
         return one_NV * healthy_N[:, None], one_NV * (self._scored_N & anomalous_N)[:, None]
 
     @cached_property
-    def _all_anomalous_NV(self) -> Float[np.ndarray, "N V"]:
-        return self.anomalous_NV()
+    def _voxels(self) -> PooledVoxels:
+        return self.pooled()
 
     @cached_property
     def _patterns_V(self) -> UInt16[np.ndarray, " V"]:

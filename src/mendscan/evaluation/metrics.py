@@ -13,7 +13,6 @@ from mendscan.evaluation.bootstrap import Difference, Interval
 from mendscan.evaluation.counting import CountedCase
 from mendscan.evaluation.histograms import ScoreHistogram
 from mendscan.evaluation.measures import Measure
-from mendscan.evaluation.ranking import auroc, average_precision, best_dice, dice_where
 from mendscan.evaluation.sparse import N_VALUES
 from mendscan.evaluation.strata import Stratum
 
@@ -139,15 +138,9 @@ class Evaluation:
 
 def case_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Return one row per case: `CASE_COLUMNS`; what its labels leave undefined is None."""
-    measure, threshold = evaluation.measure, evaluation.threshold
-    healthy_NV, anomalous_NV = measure.healthy_NV, measure.anomalous_NV()
-    per_case = {
-        "ap": average_precision(healthy_NV, anomalous_NV),
-        "auroc": auroc(healthy_NV, anomalous_NV),
-        "best_dice": best_dice(healthy_NV, anomalous_NV),
-    }
-    if threshold is not None:
-        per_case["dice"] = dice_where(healthy_NV, anomalous_NV, measure.values_V > threshold)
+    of_each = evaluation.measure.of_each_case
+    names = {"ap": "voxel_ap", "auroc": "voxel_auroc", "best_dice": "best_dice", "dice": "dice"}
+    per_case = {column: of_each[name] for column, name in names.items() if name in of_each}
     rows = []
     for row, case in enumerate(evaluation.cases):
         mapped = case.healthy is not None
@@ -156,7 +149,7 @@ def case_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
             {
                 "case": case.name,
                 "subject": case.subject,
-                "voxels": int(healthy_NV[row].sum() + anomalous_NV[row].sum()) if mapped else None,
+                "voxels": None if case.healthy is None else case.healthy.n_voxels + case.n_anomalous_voxels,
                 "anomalous_voxels": case.n_anomalous_voxels if mapped else None,
                 "lesions": len(case.lesions) if mapped else None,
                 "lesions_found": None if match is None else int(match.found.sum()),

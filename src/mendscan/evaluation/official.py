@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, Shaped, UInt16
 
 from mendscan.errors import MendscanError, ResultsError
-from mendscan.evaluation.ranking import average_precision
+from mendscan.evaluation.ranking import Ranking
 from mendscan.evaluation.sparse import N_VALUES
 from mendscan.progress import Progress, Silent
 from mendscan.volumes.chunks import open_voxels
@@ -163,7 +163,7 @@ def _figure(
     elif n_anomalous == n_items:
         value = 1.0
     else:
-        value = float(average_precision(healthy, anomalous)[0])
+        value = float(Ranking(healthy, anomalous).average_precision()[0])
     return OfficialFigure(value, cases, problems, n_items, n_anomalous)
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from mendscan.evaluation.bootstrap import Interval, intervals
 from mendscan.evaluation.counting import CountedCase, CountedLesion
 from mendscan.evaluation.measures import Measure
+from mendscan.evaluation.pooled import PooledVoxels
 
 __all__ = ["Stratum", "find_strata"]
 
@@ -66,7 +67,8 @@ def find_strata(
         names = {part_of(lesion) for case in measure.cases for lesion in case.lesions} - {""}
         for name in [*(known for known in order if known in names), *sorted(names - set(order))]:
             lesions = [(case, one) for case in measure.cases for one in case.lesions if part_of(one) == name]
-            figures = partial(_lesion_figures, measure, partial(_belongs, part_of, name))
+            pick = partial(_belongs, part_of, name)
+            figures = partial(_lesion_figures, measure, measure.pooled(pick).condensed(), pick)
             scans, voxels = len({case.name for case, _ in lesions}), sum(lesion.voxels for _, lesion in lesions)
             yield Stratum(family, name, len(lesions), scans, voxels, find(figures))
     if not any(case.score is not None for case in measure.cases):
@@ -82,9 +84,12 @@ def _belongs(part_of: Callable[[CountedLesion], str], name: str, lesion: Counted
 
 
 def _lesion_figures(
-    measure: Measure, pick: Callable[[CountedLesion], bool], weights_BN: Float[np.ndarray, "B N"]
+    measure: Measure,
+    voxels: PooledVoxels,
+    pick: Callable[[CountedLesion], bool],
+    weights_BN: Float[np.ndarray, "B N"],
 ) -> dict[str, Float[np.ndarray, " B"]]:
-    found = measure.voxel_figures(weights_BN, pick) | measure.lesion_figures(weights_BN, pick)
+    found = voxels.figures(weights_BN) | measure.lesion_figures(weights_BN, pick)
     return {name: found[name] for name in _LESION_FIGURES if name in found}
 
 
