@@ -110,8 +110,8 @@ def main() -> None:
             tables["networks"][name] = bench.evaluated(bench.maps(bench.pool()))
             if first is None:
                 tables |= ways_to_read(bench)
-    text = "\n\n".join(table(title, rows) for title, rows in tables.items())
-    write_text(output / "README.md", text + "\n")
+            text = "\n\n".join(table(title, rows) for title, rows in tables.items())
+            write_text(output / "README.md", text + "\n")
     print(text)
 
 

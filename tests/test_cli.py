@@ -59,6 +59,7 @@ OPTIONS = {
         "steps",
         "baseline",
         "radius-mm",
+        "set",
         "seed",
         "device",
         "debug",

@@ -59,6 +59,7 @@ class Precision(StrEnum):
 
 
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the best there is.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting, as section.key=value; may be repeated.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
@@ -75,9 +76,7 @@ def train(
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped training was.")] = False,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting, as section.key=value; may be repeated.")
-    ] = None,
+    assignments: SetOption = None,
 ) -> None:
     """Train a detector on healthy scans.
 
@@ -281,6 +280,7 @@ def benchmark(
     radius_mm: Annotated[
         tuple[float, float] | None, typer.Option(help="Radii of the local anomalies; from the scans by default.")
     ] = None,
+    assignments: SetOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,
 ) -> None:
@@ -288,14 +288,14 @@ def benchmark(
 
     Example: mendscan benchmark -i healthy_scans -o benchmark --minutes 30
     """
+    from mendscan.benchmark.methods import BASELINE_NAMES
     from mendscan.benchmark.running import run_benchmark
     from mendscan.console import ConsoleProgress, console, show_comparison
 
-    chosen = {"baselines": tuple(baselines)} if baselines else {}
     with ConsoleProgress() as progress:
         evaluations = run_benchmark(
-            healthy, output, minutes=minutes, steps=steps, radius_mm=radius_mm, seed=seed, device=device.value,
-            progress=progress, **chosen,
+            healthy, output, minutes=minutes, steps=steps, baselines=baselines or BASELINE_NAMES, radius_mm=radius_mm,
+            assignments=assignments or (), seed=seed, device=device.value, progress=progress,
         )  # fmt: skip
     show_comparison(evaluations)
     console.print(f"page: [bold]{output / 'index.html'}[/bold] (also README.md, evaluations, results)")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 from matplotlib.figure import Figure
 
 from mendscan.evaluation.metrics import Evaluation
@@ -85,11 +86,11 @@ def save_gallery(test: Path, maps: Sequence[tuple[str, Path]], lesions: Sequence
     write_bytes(path, picture.getvalue())
 
 
-def _slice(values_XYZ: VoxelsXYZ, index: int) -> VoxelsXYZ:
+def _slice(values_XYZ: VoxelsXYZ, index: int) -> Float32[np.ndarray, "Y X"]:
     return np.take(values_XYZ, index, axis=_AXIS).T
 
 
-def _show(place: Any, picture: VoxelsXYZ, outline: VoxelsXYZ, **colours: Any) -> None:
+def _show(place: Any, picture: Float32[np.ndarray, "Y X"], outline: Float32[np.ndarray, "Y X"], **colours: Any) -> None:
     place.imshow(picture, origin="lower", interpolation="nearest", **colours)
     place.contour(outline, levels=[0.5], colors=_OUTLINE, linewidths=0.7)
     place.set_axis_off()

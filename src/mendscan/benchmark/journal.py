@@ -16,54 +16,67 @@ __all__ = ["Journal"]
 
 
 class Journal:
-    """The finished steps of a benchmark, with what each was done with and how long it took.
-
-    A step is done again if what it is done with changed, and so is every step after it.
+    """The finished steps of a benchmark, and how long each took.
 
     Args:
         folder: The benchmark's folder; ``journal.json`` is kept in it.
+        facts: What decides the outcome of every step, as JSON values by name.
         progress: Told of every step that begins or is skipped.
+
+    Raises:
+        ResultsError: If the folder holds a benchmark with other facts, or its journal cannot be read.
+        WriteError: If the journal cannot be written.
     """
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], progress: Progress) -> None:
         self._path = make_folder(folder) / "journal.json"
         self._progress = progress
-        self._entries: list[dict[str, Any]] = _entries(self._path)
-        self._position = 0
+        self._facts: dict[str, Any] = json.loads(json.dumps(facts))
+        self._seconds: dict[str, float] = self._done_before()
+        self._called: list[str] = []
+        self._save()
 
-    def step(self, name: str, facts: Mapping[str, Any], work: Callable[[], None]) -> None:
-        """Do a step unless it was done with the same facts before.
+    def step(self, name: str, work: Callable[[], None]) -> None:
+        """Do a step unless it was done before.
 
         Args:
-            name: The step.
-            facts: What decides its outcome, as JSON values.
+            name: The step; every step has its own name.
             work: Does it; must be able to start anew over what an interrupted attempt left.
         """
-        done = self._entries[self._position : self._position + 1]
-        wanted = {"step": name, "facts": json.loads(json.dumps(facts))}
-        if done and {key: done[0].get(key) for key in wanted} == wanted:
-            self._progress.say(f"done before: {name} ({done[0]['seconds']:.0f} s)")
-        else:
-            self._progress.say(f"step {self._position + 1}: {name}")
-            started = time.monotonic()
-            work()
-            seconds = round(time.monotonic() - started, 1)
-            self._entries[self._position :] = [{**wanted, "seconds": seconds}]
-            write_json(self._path, self._entries)
-        self._position += 1
+        self._called.append(name)
+        if name in self._seconds:
+            self._progress.say(f"done before: {name} ({self._seconds[name]:.0f} s)")
+            return
+        self._progress.say(f"step {len(self._called)}: {name}")
+        started = time.monotonic()
+        work()
+        self._seconds[name] = round(time.monotonic() - started, 1)
+        self._save()
 
     @property
     def seconds(self) -> dict[str, float]:
         """How long each step took."""
-        return {entry["step"]: float(entry["seconds"]) for entry in self._entries[: self._position]}
+        return {name: self._seconds[name] for name in self._called if name in self._seconds}
 
+    def _save(self) -> None:
+        write_json(self._path, {"facts": self._facts, "seconds": self._seconds})
 
-def _entries(path: Path) -> list[dict[str, Any]]:
-    try:
-        return list(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise ResultsError(
-            "the benchmark's journal cannot be read", where=path, found=error, remedy="name another folder"
-        ) from None
+    def _done_before(self) -> dict[str, float]:
+        try:
+            saved = json.loads(self._path.read_text(encoding="utf-8"))
+            facts, seconds = saved["facts"], {str(name): float(value) for name, value in saved["seconds"].items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ResultsError(
+                "the benchmark's journal cannot be read", where=self._path, found=error, remedy="name another folder"
+            ) from None
+        if facts != self._facts:
+            names = [name for name in self._facts if facts.get(name) != self._facts[name]]
+            raise ResultsError(
+                "the folder holds a benchmark with other scans or settings",
+                where=self._path.parent,
+                found=", ".join(names) + " changed" if names else "facts of another version",
+                remedy="give the same as before to go on with it, or name another folder",
+            )
+        return seconds

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from mendscan.baselines.calibrating import calibrate, standardise
 from mendscan.baselines.detecting import detect_with
@@ -48,6 +49,7 @@ class Bench:
         folder: Everything is below it.
         minutes: Training time of each method that is trained; None if `steps` is given.
         steps: Training steps of each instead, to repeat a benchmark exactly.
+        assignments: Settings of the model as ``section.key=value``; baselines share those of preparation and training.
         seed: Of everything random.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         progress: Told how far the work is.
@@ -56,6 +58,7 @@ class Bench:
     folder: Path
     minutes: float | None
     steps: int | None
+    assignments: tuple[str, ...]
     seed: int
     device: str
     progress: Progress
@@ -80,19 +83,24 @@ class Bench:
         return self.folder / "results" / method
 
     @property
-    def budget(self) -> dict[str, float | str | None]:
-        """What the training of a method is given, for the journal."""
-        return {"minutes": self.minutes, "steps": self.steps, "seed": self.seed, "device": self.device}
+    def facts(self) -> dict[str, Any]:
+        """What decides the outcome, for the journal."""
+        return {
+            "minutes": self.minutes,
+            "steps": self.steps,
+            "set": self.assignments,
+            "seed": self.seed,
+            "device": self.device,
+        }
 
 
 def run_own_methods(bench: Bench, journal: Journal) -> None:
     """Train the model, detect with it, and with the paper's map in place of its own."""
-    journal.step("train mendscan", bench.budget, lambda: _train(bench))
-    journal.step("detect with mendscan", {}, lambda: _detect(bench, bench.model, OWN))
+    journal.step("train mendscan", lambda: _train(bench))
+    journal.step("detect with mendscan", lambda: _detect(bench, bench.model, OWN))
     paper = bench.folder / "model-paper"
-    map_of_paper = ["detection.voxel_map=residual"]
-    journal.step("calibrate the paper's map", {"set": map_of_paper}, lambda: _recalibrate(bench, paper, map_of_paper))
-    journal.step("detect with the paper's map", {}, lambda: _detect(bench, paper, PAPER))
+    journal.step("calibrate the paper's map", lambda: _recalibrate(bench, paper, ["detection.voxel_map=residual"]))
+    journal.step("detect with the paper's map", lambda: _detect(bench, paper, PAPER))
 
 
 def run_baseline(bench: Bench, journal: Journal, name: str, cohort: Callable[[], HealthyCohort]) -> None:
@@ -105,8 +113,8 @@ def run_baseline(bench: Bench, journal: Journal, name: str, cohort: Callable[[],
         cohort: Returns the healthy scans as the model saw them; called only if something is to be done.
     """
     folder = bench.folder / "baselines" / name
-    journal.step(f"fit {name}", bench.budget, lambda: _fit(bench, name, cohort(), folder))
-    journal.step(f"detect with {name}", {}, lambda: _detect_with_baseline(bench, name, cohort(), folder))
+    journal.step(f"fit {name}", lambda: _fit(bench, name, cohort(), folder))
+    journal.step(f"detect with {name}", lambda: _detect_with_baseline(bench, name, cohort(), folder))
 
 
 def _train(bench: Bench) -> None:
@@ -117,6 +125,7 @@ def _train(bench: Bench) -> None:
         steps=bench.steps,
         seed=bench.seed,
         device=bench.device,
+        assignments=bench.assignments,
         resume=(bench.model / "work" / "plan.json").is_file(),
         progress=bench.progress,
     )

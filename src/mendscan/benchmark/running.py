@@ -14,7 +14,7 @@ from mendscan.benchmark.methods import BASELINE_NAMES, OWN, PAPER, Bench, run_ba
 from mendscan.benchmark.page import write_page
 from mendscan.cohort.suite import write_suite
 from mendscan.errors import CohortError, Interrupted, SettingsError
-from mendscan.evaluation.bootstrap import Difference
+from mendscan.evaluation.bootstrap import RESAMPLES, Difference
 from mendscan.evaluation.folders import compare, evaluate_folder
 from mendscan.evaluation.metrics import Evaluation
 from mendscan.evaluation.tables import write_evaluation
@@ -38,8 +38,10 @@ def run_benchmark(
     steps: int | None = None,
     baselines: Sequence[str] = BASELINE_NAMES,
     radius_mm: tuple[float, float] | None = None,
+    assignments: Sequence[str] = (),
     seed: int = 0,
     device: str = "auto",
+    resamples: int = RESAMPLES,
     progress: Progress | None = None,
 ) -> dict[str, Evaluation]:
     """Compare the method with baselines on healthy scans, with anomalies of every kind put into some of them.
@@ -55,8 +57,10 @@ def run_benchmark(
         steps: Training steps of each instead.
         baselines: Which of `methods.BASELINE_NAMES`.
         radius_mm: Range of radii of the local anomalies; None = from the scans.
+        assignments: Settings of the model as ``section.key=value``.
         seed: Of everything random.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        resamples: Of the intervals.
         progress: Told how far the work is.
 
     Returns:
@@ -64,7 +68,8 @@ def run_benchmark(
 
     Raises:
         CohortError: If there are too few scans.
-        SettingsError: If a baseline is unknown or both minutes and steps are given.
+        SettingsError: If a baseline or a setting is unknown, or both minutes and steps are given.
+        ResultsError: If the folder holds a benchmark with other scans or settings.
         Interrupted: If it was stopped; call it again to go on.
     """
     unknown = sorted(set(baselines) - set(BASELINE_NAMES))
@@ -72,15 +77,14 @@ def run_benchmark(
         raise SettingsError("unknown baseline", found=", ".join(unknown), expected=", ".join(BASELINE_NAMES))
     if minutes is not None and steps is not None:
         raise SettingsError("give either minutes or steps, not both", where="benchmark")
-    folder, told = make_folder(output), progress or Silent()
+    folder, told = Path(output), progress or Silent()
     budget = minutes if minutes is not None or steps is not None else DEFAULT_MINUTES
-    bench = Bench(folder, budget, steps, seed, device, told)
-    journal = Journal(folder, told)
+    bench = Bench(folder, budget, steps, tuple(assignments), seed, device, told)
     scans = find_scans(healthy)
-    names = sorted(scan.name for scan in scans)
-    journal.step("split the scans", {"scans": names}, lambda: _split(scans, folder))
-    suite = {"seed": seed, "radius_mm": radius_mm}
-    journal.step("put anomalies in", suite, lambda: _write_suite(bench, radius_mm))
+    facts = bench.facts | {"scans": sorted(scan.name for scan in scans), "radius_mm": radius_mm}
+    journal = Journal(folder, facts, told)
+    journal.step("split the scans", lambda: _split(scans, folder))
+    journal.step("put anomalies in", lambda: _write_suite(bench, radius_mm))
 
     @cache
     def cohort() -> HealthyCohort:
@@ -93,7 +97,7 @@ def run_benchmark(
     except Interrupted as stopped:
         raise Interrupted(stopped.problem, where=folder, remedy="go on with the same command") from None
     methods = [OWN, PAPER, *(f"{name}{variant}" for name in baselines for variant in ("", "-standardised"))]
-    evaluations, differences = _evaluate(bench, methods)
+    evaluations, differences = _evaluate(bench, methods, resamples)
     write_page(bench, evaluations, differences, journal.seconds)
     return evaluations
 
@@ -123,10 +127,14 @@ def _write_suite(bench: Bench, radius_mm: tuple[float, float] | None) -> None:
     write_suite(held_out, bench.folder / "test", seed=bench.seed, radius_mm=radius_mm, progress=bench.progress)
 
 
-def _evaluate(bench: Bench, methods: Sequence[str]) -> tuple[dict[str, Evaluation], dict[str, dict[str, Difference]]]:
+def _evaluate(
+    bench: Bench, methods: Sequence[str], resamples: int
+) -> tuple[dict[str, Evaluation], dict[str, dict[str, Difference]]]:
     evaluations = {}
     for method in methods:
-        evaluations[method] = evaluate_folder(bench.results(method), bench.folder / "test", progress=bench.progress)
+        bench.progress.say(f"evaluate {method}")
+        results, labels = bench.results(method), bench.folder / "test"
+        evaluations[method] = evaluate_folder(results, labels, resamples=resamples, progress=bench.progress)
     differences = {name: compare(evaluations[OWN], each) for name, each in evaluations.items() if name != OWN}
     for name, evaluation in evaluations.items():
         target = bench.folder / "evaluations" / name

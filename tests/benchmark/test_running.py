@@ -1,0 +1,160 @@
+"""A whole benchmark of phantoms in a few steps: what is compared, what is written, and that it goes on where it was."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mendscan.benchmark import methods
+from mendscan.benchmark.methods import OWN, PAPER
+from mendscan.benchmark.running import run_benchmark
+from mendscan.errors import CohortError, Interrupted, ResultsError, SettingsError
+from mendscan.volumes.reading import find_scans, read_volume
+from training.conftest import SMALL, write_phantoms
+
+METHODS = [OWN, PAPER, "atlas", "atlas-standardised", "vae", "vae-standardised"]
+SCANS, HELD_OUT = 15, 3
+
+
+class Told:
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def begin(self, stage: str, total: int, *, done: int = 0) -> None: ...
+
+    def advance(self, units: int = 1, **facts: float) -> None: ...
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def run(folder: Path, healthy: Path, told: Told | None = None, **changed: object):
+    options = {
+        "steps": 4,
+        "baselines": ("atlas", "vae"),
+        "device": "cpu",
+        "assignments": SMALL,
+        "resamples": 40,
+        **changed,
+    }
+    return run_benchmark(healthy, folder, progress=told, **options)
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder, SCANS, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, healthy: Path):
+    """A benchmark that was stopped once, before its last baseline, and went on."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    fit, stopped = methods.fit_baseline, []
+
+    def stop_at_vae(name, *rest):
+        if name == "vae" and not stopped:
+            stopped.append(name)
+            raise Interrupted("stopped at step 1", remedy="go on with --resume")
+        return fit(name, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "fit_baseline", stop_at_vae)
+        with pytest.raises(Interrupted, match="same command") as error:
+            run(folder, healthy)
+        assert "resume" not in str(error.value)
+        before = (folder / "model" / "manifest.json").stat().st_mtime_ns
+        told = Told()
+        evaluations = run(folder, healthy, told)
+    assert (folder / "model" / "manifest.json").stat().st_mtime_ns == before
+    return folder, evaluations, told.said
+
+
+def test_every_method_is_evaluated_on_the_same_cases(finished) -> None:
+    _, evaluations, _ = finished
+    assert list(evaluations) == METHODS
+    cases = [case.name for case in evaluations[OWN].cases]
+    assert len(cases) == 3 * HELD_OUT
+    for evaluation in evaluations.values():
+        assert [case.name for case in evaluation.cases] == cases
+        assert evaluation.counts["counted_as_zeros"] == 0
+        assert evaluation["voxel_ap"] is not None
+        assert evaluation["sample_auroc"] is not None
+
+
+def test_what_was_done_is_not_done_again(finished) -> None:
+    said = finished[2]
+    assert any(line.startswith("done before: train mendscan") for line in said)
+    assert any(re.fullmatch(r"step \d+: fit vae", line) for line in said)
+    assert not any(re.fullmatch(r"step \d+: (train mendscan|fit atlas)", line) for line in said)
+
+
+def test_no_method_has_seen_a_test_scan(finished) -> None:
+    folder = finished[0]
+    split = json.loads((folder / "model" / "split.json").read_text())
+    learnt_from = {content for part in split.values() for content in part}
+    kept_apart = {read_volume(path).content_hash for path in find_scans(folder / "held-out")}
+    assert len(learnt_from) == SCANS - HELD_OUT
+    assert len(kept_apart) == HELD_OUT
+    assert not learnt_from & kept_apart
+    subjects = {name.rsplit("_", 1)[0] for name in (path.name for path in find_scans(folder / "test" / "scans"))}
+    assert subjects == {path.name.removesuffix(".nii.gz") for path in find_scans(folder / "held-out")}
+
+
+def test_own_and_paper_differ_in_the_map_alone(finished) -> None:
+    _, evaluations, _ = finished
+    own, paper = evaluations[OWN], evaluations[PAPER]
+    assert [case.score for case in own.cases] == [case.score for case in paper.cases]
+    assert own["voxel_auroc"] != paper["voxel_auroc"]
+
+
+def test_the_page_says_everything_and_needs_nothing_else(finished) -> None:
+    folder, evaluations, _ = finished
+    text, page = (folder / "README.md").read_text(), (folder / "index.html").read_text()
+    for name in ("comparison", "strata", "gallery"):
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert page.count("data:image/png;base64,") == text.count(".png)") == 4
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    for evaluation in evaluations.values():
+        assert f"{evaluation['voxel_ap']:.3f} [" in text
+    for words in ("4 steps", f"{HELD_OUT} scans were kept apart", "not a medical device", "place "):
+        assert words in text
+    for row in (line for line in text.splitlines() if line.startswith("| ")):
+        assert "nan" not in row
+    for method in METHODS:
+        assert (folder / "evaluations" / method / "evaluation.json").is_file()
+
+
+def test_a_finished_benchmark_takes_only_its_evaluation_again(finished, healthy: Path) -> None:
+    folder, evaluations, _ = finished
+    told = Told()
+    again = run(folder, healthy, told)
+    assert not [line for line in told.said if line.startswith("step ")]
+    assert again[OWN].figures == evaluations[OWN].figures
+
+
+@pytest.mark.parametrize("changed", [{"steps": 5}, {"seed": 1}, {"radius_mm": (3.0, 4.0)}, {"assignments": ()}])
+def test_the_folder_of_another_benchmark_is_refused(finished, healthy: Path, changed: dict[str, object]) -> None:
+    before = (finished[0] / "journal.json").read_bytes()
+    name = next(iter(changed)).replace("assignments", "set")
+    with pytest.raises(ResultsError, match=rf"found {name} changed"):
+        run(finished[0], healthy, **changed)
+    assert (finished[0] / "journal.json").read_bytes() == before
+
+
+def test_bad_requests_are_refused_before_anything_is_written(tmp_path: Path, healthy: Path) -> None:
+    with pytest.raises(SettingsError, match=r"unknown baseline.*atlass"):
+        run(tmp_path / "out", healthy, baselines=("atlass",))
+    with pytest.raises(SettingsError, match="minutes or steps"):
+        run(tmp_path / "out", healthy, minutes=1.0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_scans_are_refused(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "few", 6, seed=4)
+    with pytest.raises(CohortError, match=r"too few scans.*6.*at least 10"):
+        run(tmp_path / "out", tmp_path / "few")
