@@ -65,7 +65,7 @@ def test_labels_say_what_was_changed_on_the_scans_own_grid(sources: list[Path], 
         sample = (written.folder / "labels" / "sample" / f"{path.name}.txt").read_text()
         label, added = np.asarray(pixel.dataobj), written.anomalies[case_name(path)]
         changed = np.asarray(image.dataobj) != np.asarray(original.dataobj)
-        assert image.get_data_dtype() == pixel.get_data_dtype() == np.float32
+        assert (image.get_data_dtype(), pixel.get_data_dtype()) == (np.float32, np.uint8)
         np.testing.assert_allclose(image.affine, original.affine, atol=1e-5)
         np.testing.assert_allclose(pixel.affine, original.affine, atol=1e-5)
         assert set(np.unique(label)) <= {0.0, 1.0}

@@ -19,6 +19,7 @@ from mendscan.volumes import (
     write_bytes,
     write_csv,
     write_json,
+    write_labels,
     write_map,
     write_text,
 )
@@ -198,6 +199,19 @@ def test_map_of_an_array_has_its_affine(tmp_path):
     written = nib.load(tmp_path / "map.nii.gz")
     np.testing.assert_allclose(written.affine, affine, atol=1e-6)
     np.testing.assert_array_equal(written.get_fdata(dtype=np.float32), some_voxels())
+
+
+@pytest.mark.parametrize(("highest", "dtype"), [(0, np.uint8), (1, np.uint8), (255, np.uint8), (256, np.uint16)])
+def test_labels_are_whole_numbers_over_the_scan(tmp_path, highest, dtype):
+    affine = np.array([[0, 0.7, 0, 1.1], [-0.9, 0, 0, 2.2], [0, 0, 1.3, 3.3], [0, 0, 0, 1]])
+    volume = volume_from_array(some_voxels(), affine, name="case")
+    labels_XYZ = np.zeros(volume.shape, np.uint16)
+    labels_XYZ[1, 2, 3] = highest
+    write_labels(tmp_path / "labels.nii.gz", labels_XYZ, volume)
+    written = nib.load(tmp_path / "labels.nii.gz")
+    assert written.get_data_dtype() == dtype
+    np.testing.assert_allclose(written.affine, affine, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(written.dataobj), volume.to_native(labels_XYZ))
 
 
 def test_same_map_gives_the_same_bytes(tmp_path):

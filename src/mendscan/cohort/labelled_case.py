@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import UInt16
 
 from mendscan.cohort.anomalies import NO_ROOM, Anomaly, add_anomaly, radius_range_mm
 from mendscan.cohort.anomaly_reference import Reference, reference_of, with_donor
@@ -17,11 +18,14 @@ from mendscan.errors import ScanError
 from mendscan.shapes import MaskXYZ, VoxelsXYZ
 from mendscan.volumes.reading import read_volume
 from mendscan.volumes.volume import Volume
-from mendscan.volumes.writing import write_map, write_text
+from mendscan.volumes.writing import write_labels, write_map, write_text
 
 __all__ = ["Case", "CaseRequest", "Scope", "write_case"]
 
 Scope = Literal["healthy", "local", "scan"]
+Lesions = UInt16[np.ndarray, "X Y Z"]
+"""The number of the lesion at each voxel, 0 = none."""
+
 _FOREIGN_OTHER = "foreign-other"
 
 
@@ -81,17 +85,17 @@ def write_case(request: CaseRequest, folder: Path) -> tuple[Anomaly, ...]:
     name, scope = f"{request.case.name}.nii.gz", request.case.scope
     write_map(folder / "scans" / name, voxels_XYZ, volume)
     if scope != "scan":
-        write_map(folder / "labels" / "pixel" / name, (lesions_XYZ > 0).astype(np.float32), volume)
+        write_labels(folder / "labels" / "pixel" / name, (lesions_XYZ > 0).astype(np.uint8), volume)
     if scope == "local":
-        write_map(folder / "labels" / "lesions" / name, lesions_XYZ, volume)
+        write_labels(folder / "labels" / "lesions" / name, lesions_XYZ, volume)
     write_text(folder / "labels" / "sample" / f"{name}.txt", "0" if scope == "healthy" else "1")
     return anomalies
 
 
-def _made(volume: Volume, request: CaseRequest) -> tuple[VoxelsXYZ, VoxelsXYZ, tuple[Anomaly, ...]]:
+def _made(volume: Volume, request: CaseRequest) -> tuple[VoxelsXYZ, Lesions, tuple[Anomaly, ...]]:
     """Return the case's voxels, the number of the lesion at each voxel, and the anomalies."""
     healthy_XYZ = volume.voxels_XYZ
-    no_lesions_XYZ = np.zeros(volume.shape, dtype=np.float32)
+    no_lesions_XYZ = np.zeros(volume.shape, dtype=np.uint16)
     if request.case.scope == "healthy":
         return healthy_XYZ, no_lesions_XYZ, ()
     rng = np.random.default_rng(request.seed)
@@ -106,13 +110,13 @@ def _made(volume: Volume, request: CaseRequest) -> tuple[VoxelsXYZ, VoxelsXYZ, t
 
 def _with_anomalies(
     volume: Volume, request: CaseRequest, reference: Reference, rng: np.random.Generator
-) -> tuple[VoxelsXYZ, VoxelsXYZ, tuple[Anomaly, ...]]:
+) -> tuple[VoxelsXYZ, Lesions, tuple[Anomaly, ...]]:
     """Put in what was dealt.  Each anomaly is made from the healthy scan, so none contains a piece of another."""
     radius_mm = request.radius_mm or radius_range_mm(reference.foreground_XYZ, spacing_mm=volume.spacing_mm)
     if request.donor is not None and any(kind == _FOREIGN_OTHER for kind, _ in request.local):
         reference = with_donor(reference, read_volume(request.donor).voxels_XYZ)
     voxels_XYZ = volume.voxels_XYZ.copy()
-    lesions_XYZ = np.zeros(volume.shape, dtype=np.float32)
+    lesions_XYZ = np.zeros(volume.shape, dtype=np.uint16)
     taken_XYZ = np.zeros(volume.shape, dtype=bool)
     added: list[Anomaly] = []
     refused: ScanError | None = None

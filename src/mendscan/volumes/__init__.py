@@ -5,7 +5,7 @@ from __future__ import annotations
 from mendscan.volumes.grid import Grid, resampled_grid, resized_grid
 from mendscan.volumes.reading import case_name, find_scans, read_volume
 from mendscan.volumes.volume import NativeGeometry, Volume, volume_from_array
-from mendscan.volumes.writing import write_bytes, write_csv, write_json, write_map, write_text
+from mendscan.volumes.writing import write_bytes, write_csv, write_json, write_labels, write_map, write_text
 
 __all__ = [
     "Grid",
@@ -20,6 +20,7 @@ __all__ = [
     "write_bytes",
     "write_csv",
     "write_json",
+    "write_labels",
     "write_map",
     "write_text",
 ]

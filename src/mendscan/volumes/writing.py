@@ -18,13 +18,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Integer, Shaped
 
 from mendscan.errors import GeometryError, WriteError
 from mendscan.shapes import Affine
 from mendscan.volumes.volume import NativeGeometry, Volume
 
-__all__ = ["make_folder", "write_bytes", "write_csv", "write_json", "write_map", "write_text"]
+__all__ = ["make_folder", "write_bytes", "write_csv", "write_json", "write_labels", "write_map", "write_text"]
 
 GZIP_LEVEL = 1
 """Higher levels take twice the time, and floating-point maps hardly become smaller."""
@@ -148,10 +148,29 @@ def write_map(path: str | os.PathLike[str], values_XYZ: Shaped[np.ndarray, "X Y 
         GeometryError: If the shape is not the volume's (E_GRID), or a new header cannot hold its affine.
         WriteError: If the name does not end in ``.nii.gz`` (E_NAME) or the file cannot be written.
     """
+    _write_nifti(path, values_XYZ, volume, "<f4")
+
+
+def write_labels(path: str | os.PathLike[str], labels_XYZ: Integer[np.ndarray, "X Y Z"], volume: Volume) -> None:
+    """Write one whole number per voxel of a scan, as `write_map` writes values; uint8, or uint16 for more than 255.
+
+    Args:
+        path: A ``.nii.gz`` file; its folder must exist.
+        labels_XYZ: From 0 to 65 535, on the volume's RAS+ grid.
+        volume: The scan that the labels belong to.
+
+    Raises:
+        GeometryError: As `write_map`.
+        WriteError: As `write_map`.
+    """
+    _write_nifti(path, labels_XYZ, volume, "|u1" if labels_XYZ.max(initial=0) < 256 else "<u2")
+
+
+def _write_nifti(path: str | os.PathLike[str], values_XYZ: np.ndarray, volume: Volume, number_type: str) -> None:
     if not os.fspath(path).endswith(".nii.gz"):
         raise WriteError("a map needs a name in .nii.gz", where=path, code="E_NAME", expected=".nii.gz")
-    values = volume.to_native(values_XYZ).astype("<f4")
-    header = _map_header(volume.native, where=path)
+    values = volume.to_native(values_XYZ).astype(number_type)
+    header = _new_header(volume.native, number_type, where=path)
     write_bytes(path, _gzipped(header.binaryblock + _EXTENSION_FLAG + values.tobytes(order="F")))
 
 
@@ -199,11 +218,11 @@ def _gzipped(data: bytes) -> bytes:
     return compressed.getvalue()
 
 
-def _map_header(native: NativeGeometry, *, where: object) -> nib.Nifti1Header:
+def _new_header(native: NativeGeometry, number_type: str, *, where: object) -> nib.Nifti1Header:
     kind = nib.Nifti1Header if native.nifti_version == 1 else nib.Nifti2Header
     header = kind(endianness="<")
     header.set_data_shape(native.shape)
-    header.set_data_dtype("<f4")
+    header.set_data_dtype(number_type)
     header.set_slope_inter(1.0, 0.0)
     header.set_data_offset(header.sizeof_hdr + len(_EXTENSION_FLAG))
     header.set_zooms(native.zooms)
