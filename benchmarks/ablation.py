@@ -52,7 +52,7 @@ NETWORKS = {
         "codebook.unquantised_fraction=0",
     ],
     "one code per 8×8 pixels": ["vqvae.channels=64,64,64", "preparation.shape_XYZ={multiple_of_8}"],
-    "one code per 2×2 pixels": ["vqvae.channels=64,"],
+    "one code per 2×2 pixels": ["vqvae.channels=64"],
 }  # fmt: skip
 RESTORATIONS = (1, 5, 15)
 PERCENTILES = (80.0, 90.0, 95.0, 98.0)

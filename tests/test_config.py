@@ -249,6 +249,10 @@ def test_later_assignments_win_and_the_original_is_untouched() -> None:
     assert saved() == before
 
 
+def test_one_value_is_enough_for_a_list_of_one() -> None:
+    assert override(BRAIN, ["vqvae.channels=64"]).vqvae.channels == (64,)
+
+
 def test_assignments_are_checked_together() -> None:
     together = ["preparation.fit=resample", "preparation.spacing_mm=2,2,2"]
     assert override(BRAIN, together).preparation.spacing_mm == (2.0, 2.0, 2.0)

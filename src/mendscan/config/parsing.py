@@ -54,8 +54,9 @@ def override(settings: Settings, assignments: Sequence[str]) -> Settings:
         target = values
         for section in sections:
             target = _known(target, section, assignment)
-        _known(target, last, assignment)
-        target[last] = _parse_value(text.strip())
+        value = _parse_value(text.strip())
+        is_one_of_many = isinstance(_known(target, last, assignment), list) and not isinstance(value, list)
+        target[last] = [value] if is_one_of_many else value
     return parse_settings(values, where="--set")
 
 
