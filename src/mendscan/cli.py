@@ -175,7 +175,8 @@ def evaluate(
         Path | None, typer.Option("--compare", help="Another folder of maps: print the paired difference to it.")
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Healthy threshold of the maps; what the results name by default.")
+        float | None,
+        typer.Option(min=0, max=1, help="Healthy threshold of the maps; what the results name by default."),
     ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the intervals.")] = 2000,
     seed: SeedOption = 0,
@@ -200,8 +201,11 @@ def evaluate(
     from mendscan.evaluation.folders import compare, evaluate_folder
     from mendscan.evaluation.tables import write_evaluation
     from mendscan.report.evaluation_figures import save_evaluation_figure
+    from mendscan.volumes.writing import make_folder
 
     options: dict[str, Any] = {"threshold": threshold, "resamples": resamples, "seed": seed}
+    if output is not None:
+        make_folder(output)  # before the work, so that a folder that cannot be made costs nothing
     with ConsoleProgress() as progress:
         evaluation = evaluate_folder(results, labels, progress=progress, **options)
         second = None if other is None else evaluate_folder(other, labels, progress=progress, **options)

@@ -167,7 +167,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
     for remark in evaluation.remarks:
         console.print(f"note: {remark}", style="yellow", soft_wrap=True)
     if counts["counted_as_zeros"]:
-        console.print(f"[bold red]{counts['counted_as_zeros']} cases had no usable prediction and counted as zeros[/]")
+        console.print(f"[bold red]without a usable prediction, counted as zeros: {counts['counted_as_zeros']} cases[/]")
 
 
 def _strata_table(strata: Sequence[Stratum]) -> Table:
