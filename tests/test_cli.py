@@ -1,5 +1,7 @@
 import re
 
+import nibabel as nib
+import numpy as np
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -130,3 +132,29 @@ def test_evaluating_a_folder_without_results_is_refused(tmp_path) -> None:
     shown = run("evaluate", "-i", tmp_path, "-l", tmp_path / "labels")
     assert shown.exit_code == 2
     assert "no maps and no scores" in re.sub(r"\s+", " ", shown.output)
+
+
+@pytest.mark.parametrize("option", [["-o", "out"], ["--compare", "x"], ["--threshold", "0.5"], ["--seed", "3"]])
+def test_official_figures_take_no_other_option(tmp_path, option) -> None:
+    shown = run("evaluate", "-i", tmp_path, "-l", tmp_path, "--official", *option)
+    assert shown.exit_code == 2
+    assert "rules of its own" in re.sub(r"[\s│]+", " ", shown.output)
+
+
+def test_names_are_printed_as_they_are(tmp_path) -> None:
+    folder = tmp_path / "a [/b] [red]"
+    for place in (folder, tmp_path / "labels", tmp_path / "other"):
+        place.mkdir(parents=True)
+        for case in range(2):
+            values = np.full((4, 4, 4), case, np.float32)
+            nib.save(nib.Nifti1Image(values, np.eye(4)), place / f"c{case}.nii.gz")
+    rows = "case,kind,lesion\nc1,[/x] $a$,1\n"
+    (tmp_path / "labels" / "anomalies.csv").write_text(rows)
+    out = tmp_path / "out"
+    shown = run(
+        "evaluate", "-i", tmp_path / "other", "-l", tmp_path / "labels", "--compare", folder, "-o", out,
+        "--resamples", "5",
+    )  # fmt: skip
+    assert shown.exit_code == 0, shown.output
+    assert "[/x] $a$" in shown.output
+    assert (out / "evaluation.png").stat().st_size > 10_000

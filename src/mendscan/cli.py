@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +61,9 @@ class Precision(StrEnum):
 
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the best there is.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting, as section.key=value; may be repeated.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+
+RESAMPLES = 2000
 
 
 @app.command()
@@ -178,7 +181,7 @@ def evaluate(
         float | None,
         typer.Option(min=0, max=1, help="Healthy threshold of the maps; what the results name by default."),
     ] = None,
-    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the intervals.")] = 2000,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the intervals.")] = RESAMPLES,
     seed: SeedOption = 0,
     official: Annotated[
         bool, typer.Option("--official", help="Only the MOOD challenge's figures, by its script's exact rules.")
@@ -188,34 +191,43 @@ def evaluate(
 
     Needs no model.  Example: mendscan evaluate -i results -l labels -o evaluation
     """
-    from mendscan.console import ConsoleProgress, show_differences, show_evaluation, show_official
-
     if official:
-        from mendscan.evaluation.official import official_figures
-
-        with ConsoleProgress() as progress:
-            figures = official_figures(results, labels, progress=progress)
-        for mode, figure in figures.items():
-            show_official(figure, mode)
+        if (output, other, threshold, resamples, seed) != (None, None, None, RESAMPLES, 0):
+            raise typer.BadParameter("--official has rules of its own and goes with --input and --labels alone")
+        _show_official(results, labels)
         return
+    from mendscan.console import ConsoleProgress, show_differences, show_evaluation
     from mendscan.evaluation.folders import compare, evaluate_folder
-    from mendscan.evaluation.tables import write_evaluation
+    from mendscan.evaluation.layouts import find_predictions
+    from mendscan.evaluation.tables import evaluation_folder, write_evaluation
     from mendscan.report.evaluation_figures import save_evaluation_figure
-    from mendscan.volumes.writing import make_folder
 
     options: dict[str, Any] = {"threshold": threshold, "resamples": resamples, "seed": seed}
+    # What can be refused is refused before the work.
     if output is not None:
-        make_folder(output)  # before the work, so that a folder that cannot be made costs nothing
+        evaluation_folder(output, labels)
+    if other is not None:
+        find_predictions(other)
     with ConsoleProgress() as progress:
         evaluation = evaluate_folder(results, labels, progress=progress, **options)
         second = None if other is None else evaluate_folder(other, labels, progress=progress, **options)
     show_evaluation(evaluation)
     differences = None if second is None else compare(evaluation, second)
-    if differences is not None and other is not None:
-        show_differences(differences, results, other)
+    if second is not None and differences is not None:
+        show_differences(differences, results, other, second)
     if output is not None:
         write_evaluation(evaluation, output, differences=differences)
         save_evaluation_figure(evaluation, output / "evaluation.png")
+
+
+def _show_official(results: Path, labels: Path) -> None:
+    from mendscan.console import ConsoleProgress, show_official
+    from mendscan.evaluation.official import official_figures
+
+    with ConsoleProgress() as progress:
+        figures = official_figures(results, labels, progress=progress)
+    for mode, figure in figures.items():
+        show_official(figure, mode)
 
 
 @app.command()
@@ -292,6 +304,8 @@ def benchmark(
 
     Example: mendscan benchmark -i healthy_scans -o benchmark --minutes 30
     """
+    from rich.markup import escape
+
     from mendscan.benchmark.methods import BASELINE_NAMES
     from mendscan.benchmark.running import run_benchmark
     from mendscan.console import ConsoleProgress, console, show_comparison
@@ -302,7 +316,7 @@ def benchmark(
             assignments=assignments or (), seed=seed, device=device.value, progress=progress,
         )  # fmt: skip
     show_comparison(evaluations)
-    console.print(f"page: [bold]{output / 'index.html'}[/bold] (also README.md, evaluations, results)")
+    console.print(f"page: [bold]{escape(str(output / 'index.html'))}[/bold] (also README.md, evaluations, results)")
 
 
 @app.command()
@@ -335,6 +349,9 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without "–" shows "?", and the work is not lost
     try:
         app()
     except BrokenPipeError:

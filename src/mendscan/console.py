@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -122,7 +123,7 @@ def show_training(summary: TrainingSummary) -> None:
         f"hold-out L1 {figures['holdout_l1']:.4f}   codes used {figures['codes_used']:.0f}   "
         f"perplexity {figures['perplexity']:.1f}   hold-out NLL {figures['holdout_nll']:.3f} nats"
     )
-    console.print(f"model: [bold]{summary.model}[/bold] (see README.md, plan.json, curves.png in it)")
+    console.print(f"model: [bold]{escape(str(summary.model))}[/bold] (see README.md, plan.json, curves.png in it)")
 
 
 def show_detection(rows: Sequence[dict[str, Any]], results: Path) -> None:
@@ -139,11 +140,11 @@ def show_detection(rows: Sequence[dict[str, Any]], results: Path) -> None:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in done[:_ROWS_SHOWN]:
         where = f"{row['max_slice_axis']} = {row['max_slice']}"
-        table.add_row(row["case"], f"{row['score']:.1f}", f"{row['p_value']:.3f}", str(row["findings"]), where)
+        table.add_row(escape(row["case"]), f"{row['score']:.1f}", f"{row['p_value']:.3f}", str(row["findings"]), where)
     console.print(table)
     if len(done) > _ROWS_SHOWN:
         console.print(f"… and {len(done) - _ROWS_SHOWN} more in scores.csv")
-    console.print(f"results: [bold]{results}[/bold] (scores.csv, findings.csv, maps, restored, figures)")
+    console.print(f"results: [bold]{escape(str(results))}[/bold] (scores.csv, findings.csv, maps, restored, figures)")
     console.print("[dim]Research use only: a score means unlikely under the healthy training scans, not disease.[/dim]")
 
 
@@ -165,9 +166,14 @@ def show_evaluation(evaluation: Evaluation) -> None:
     if evaluation.strata:
         console.print(_strata_table(evaluation.strata))
     for remark in evaluation.remarks:
-        console.print(f"note: {remark}", style="yellow", soft_wrap=True)
-    if counts["counted_as_zeros"]:
-        console.print(f"[bold red]without a usable prediction, counted as zeros: {counts['counted_as_zeros']} cases[/]")
+        console.print(f"note: {remark}", style="yellow", markup=False, soft_wrap=True)
+    _show_counted_as_zeros(evaluation)
+
+
+def _show_counted_as_zeros(evaluation: Evaluation, whose: str = "") -> None:
+    count = evaluation.counts["counted_as_zeros"]
+    if count:
+        console.print(f"[bold red]{escape(whose)}without a usable prediction, counted as zeros: {count} cases[/]")
 
 
 def _strata_table(strata: Sequence[Stratum]) -> Table:
@@ -178,7 +184,7 @@ def _strata_table(strata: Sequence[Stratum]) -> Table:
         table.add_column(name, justify="left" if name in ("", "stratum") else "right")
     for stratum in strata:
         cells = (" ".join(_figure_cells(stratum.figures[name])) if name in stratum.figures else "" for name in shown)
-        table.add_row(stratum.family, stratum.name, str(stratum.anomalies), *cells)
+        table.add_row(stratum.family, escape(stratum.name), str(stratum.anomalies), *cells)
     return table
 
 
@@ -187,9 +193,11 @@ def _figure_cells(figure: Interval) -> tuple[str, str]:
     return value, f"[{figure.low:.3f}, {figure.high:.3f}]" if math.isfinite(figure.low) else ""
 
 
-def show_differences(differences: Mapping[str, Difference], first: Path, second: Path) -> None:
-    """Print a paired comparison of two methods on the same cases."""
-    table = Table(title=f"{first} minus {second}, paired over subjects", title_justify="left")
+def show_differences(
+    differences: Mapping[str, Difference], first: Path, second: Path | None, evaluation: Evaluation
+) -> None:
+    """Print a paired comparison of two methods on the same cases; `evaluation` is the second's."""
+    table = Table(title=f"{escape(str(first))} minus {escape(str(second))}, paired over subjects", title_justify="left")
     for name in ("figure", "difference", "interval", "p"):
         table.add_column(name, justify="left" if name == "figure" else "right")
     for name in FIGURES:
@@ -200,6 +208,7 @@ def show_differences(differences: Mapping[str, Difference], first: Path, second:
             value = f"{one.estimate:+.3f}" if math.isfinite(one.estimate) else "–"
             table.add_row(name.replace("_", " "), value, ends, p_value)
     console.print(table)
+    _show_counted_as_zeros(evaluation, f"{second}: ")
 
 
 def show_official(figure: OfficialFigure, mode: str) -> None:
@@ -215,7 +224,7 @@ def show_suite(cohort: LabelledCohort) -> None:
     scopes = Counter(case.scope for case in cohort.cases)
     console.print(", ".join(f"{count} cases {scope}" for scope, count in sorted(scopes.items())))
     console.print("  ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())))
-    console.print(f"written: [bold]{cohort.folder}[/bold] (scans, labels, anomalies.csv, cases.csv)")
+    console.print(f"written: [bold]{escape(str(cohort.folder))}[/bold] (scans, labels, anomalies.csv, cases.csv)")
     console.print("[dim]For evaluation only: a detector that has seen these anomalies is no longer unsupervised.[/dim]")
 
 
@@ -228,5 +237,5 @@ def show_comparison(rows: Mapping[str, Evaluation]) -> None:
         table.add_column(name.replace("_", " "), justify="right")
     for method, evaluation in rows.items():
         values = (evaluation[name] for name in names)
-        table.add_row(method, *("–" if value is None else f"{value:.3f}" for value in values))
+        table.add_row(escape(method), *("–" if value is None else f"{value:.3f}" for value in values))
     console.print(table)

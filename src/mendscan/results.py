@@ -14,7 +14,6 @@ file                         content
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +27,9 @@ from scipy import ndimage
 from mendscan.errors import ResultsError
 from mendscan.parallel import available_cores, each_in_threads
 from mendscan.shapes import VoxelsXYZ
+from mendscan.volumes.tables import read_csv, write_csv
 from mendscan.volumes.volume import Volume
-from mendscan.volumes.writing import make_folder, write_csv, write_json, write_map
+from mendscan.volumes.writing import make_folder, write_json, write_map
 
 __all__ = [
     "FINDING_COLUMNS",
@@ -257,10 +257,10 @@ def read_scores(folder: Path) -> dict[str, float]:
         ResultsError: If there is no readable ``scores.csv``.
     """
     path = folder / "scores.csv"
+    rows = read_csv(path, ("case", "status", "score"), key=("case",))
     try:
-        with path.open(newline="", encoding="utf-8") as opened:
-            return {row["case"]: float(row["score"]) for row in csv.DictReader(opened) if row["status"] == "ok"}
-    except (OSError, KeyError, ValueError) as error:
+        return {row["case"]: float(row["score"]) for row in rows if row["status"] == "ok"}
+    except ValueError as error:
         raise ResultsError(
             "the scores cannot be read", where=path, found=error, remedy="give a folder that mendscan detect wrote"
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import nibabel as nib
@@ -108,7 +109,15 @@ def test_where_not_all_fit_those_that_do_are_kept(sources: list[Path], tmp_path:
 
 def test_impossible_cohorts_are_refused_before_anything_is_written(sources: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "test"
-    for wrong in ({"anomalous": 6}, {"per_scan": (0, 2)}, {"per_scan": (3, 2)}, {"kinds": ()}, {"kinds": ("odd",)}):
+    for wrong in (
+        {"anomalous": 6},
+        {"per_scan": (0, 2)},
+        {"per_scan": (3, 2)},
+        {"per_scan": (1, 101)},
+        {"radius_mm": (5.0, math.inf)},
+        {"kinds": ()},
+        {"kinds": ("odd",)},
+    ):
         with pytest.raises(SettingsError):
             labelled(sources, folder, **wrong)
     with pytest.raises(CohortError, match=r"case0\.nii\.gz"):

@@ -251,6 +251,9 @@ def test_an_unreadable_scan_is_named(sources: list[Path], tmp_path: Path, worker
     (tmp_path / "broken.nii.gz").write_bytes(b"no scan")
     with pytest.raises(UnreadableScanError, match=r"broken\.nii\.gz"):
         write_suite([sources[0], tmp_path / "broken.nii.gz"], tmp_path / "new", seed=0, workers=workers)
+    assert files_of(tmp_path / "new") == {}
+    # Without the broken scan the same folder can be used.
+    assert write_suite(sources[:1], tmp_path / "new", seed=0, healthy=0, artefacts=0, workers=0).scans
 
 
 def test_a_scan_without_room_is_named(sources: list[Path], tmp_path: Path) -> None:

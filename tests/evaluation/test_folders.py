@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from mendscan.errors import ResultsError
-from mendscan.evaluation.folders import evaluate_folder
+from mendscan.errors import ResultsError, SettingsError, WriteError
+from mendscan.evaluation.folders import compare, evaluate_folder
 from mendscan.evaluation.metrics import case_rows
+from mendscan.evaluation.tables import evaluation_folder, write_evaluation
 
 SHAPE = (5, 6, 7)
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0.1, -20], [0, -0.1, 2, 5], [0, 0, 0, 1.0]])
@@ -251,8 +252,8 @@ def test_nothing_to_evaluate_is_an_error(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ResultsError, match=r"no maps and no scores \(found an empty folder"):
         evaluate((tmp_path / "empty", folders[1]))
-    with pytest.raises(ResultsError, match="no maps to compare with the voxel labels"):
-        evaluate((tmp_path / "empty", folders[1]), scores={"a": 1.0})
+    with pytest.raises(ResultsError, match=r"no label has a prediction of its name \(found b, expected a\)"):
+        evaluate((tmp_path / "empty", folders[1]), scores={"b": 1.0})
 
 
 def test_two_files_of_one_case_are_an_error(folders):
@@ -274,3 +275,94 @@ def test_an_unreadable_voxel_label_is_an_error(folders):
     (folders[1] / "pixel" / "a.nii.gz").write_bytes(b"garbage")
     with pytest.raises(ResultsError, match="label cannot be read"):
         evaluate(folders)
+
+
+@pytest.mark.parametrize("highest", [1.0, 0.37])
+def test_a_binary_map_has_components_without_a_threshold(folders, highest):
+    for i in range(2):
+        _, label = add_pixel_case(folders, f"case{i}", seed=i)
+        save(folders[0] / "maps" / f"case{i}.nii.gz", np.float32(highest) * label)
+    metrics = evaluate(folders, threshold=None)
+    assert metrics["lesion_froc"] == metrics["aupro"] == 1
+
+
+@pytest.mark.parametrize(("threshold", "found"), [(0.29, 1.0), (0.3, 0.0), (0.31, 0.0)])
+def test_dice_and_components_are_of_the_same_voxels(folders, threshold, found):
+    _, label = add_pixel_case(folders, "a", seed=0)
+    save(folders[0] / "maps" / "a.nii.gz", np.float32(0.3) * label)
+    metrics = evaluate(folders, threshold=threshold)
+    assert metrics["dice"] == metrics["lesion_sensitivity"] == found
+
+
+def test_no_name_in_common_is_an_error(folders):
+    add_pixel_case(folders, "a", seed=0)
+    (folders[0] / "maps" / "a.nii.gz").rename(folders[0] / "maps" / "patient_a.nii.gz")
+    with pytest.raises(ResultsError, match=r"no label has a prediction .*found patient_a, expected a\)"):
+        evaluate(folders)
+
+
+def test_scores_alone_have_no_voxel_figures(folders):
+    for i in range(4):
+        add_pixel_case(folders, f"case{i}", seed=i)
+        (folders[0] / "maps" / f"case{i}.nii.gz").unlink()
+        save(folders[1] / "pixel" / f"case{i}.nii.gz", np.full(SHAPE, i % 2, np.uint8))
+    metrics = evaluate(folders, scores={f"case{i}": i % 2 + i / 10 for i in range(4)})
+    assert set(metrics.figures) == {"sample_ap", "sample_auroc"}
+    assert metrics["sample_auroc"] == 1  # a scan with an anomalous voxel is anomalous
+    assert metrics.counts["counted_as_zeros"] == 0
+    assert [row.get("ap") for row in case_rows(metrics)] == [None] * 4
+
+
+def test_scan_labels_alone_can_be_written(folders, tmp_path):
+    for i in range(3):
+        add_sample_label(folders, f"case{i}", i % 2)
+    metrics = evaluate(folders, scores={"case0": 0.0, "case1": 2.0, "case2": 1.0})
+    write_evaluation(metrics, tmp_path / "out")
+    assert metrics["sample_auroc"] == 1
+    assert (tmp_path / "out" / "cases.csv").read_text().count("\n") == 4
+
+
+def test_few_subjects_are_told(folders):
+    add_pixel_case(folders, "a", seed=0)
+    assert any("few subjects (1)" in remark for remark in evaluate(folders).remarks)
+
+
+@pytest.mark.parametrize("threshold", [np.nan, -0.1, 1.5])
+def test_a_threshold_outside_the_maps_is_refused(folders, threshold):
+    add_pixel_case(folders, "a", seed=0)
+    with pytest.raises(SettingsError, match="threshold"):
+        evaluate(folders, threshold=threshold)
+
+
+def test_a_lesion_number_beyond_the_voxels_is_an_error(folders):
+    _, label = add_pixel_case(folders, "a", seed=0)
+    (folders[1] / "lesions").mkdir()
+    save(folders[1] / "lesions" / "a.nii.gz", label.astype(np.int32) * 70_000)
+    with pytest.raises(ResultsError, match=r"lesions.a\.nii\.gz: a lesion's number is out of range .*70000"):
+        evaluate(folders)
+
+
+def test_lesion_numbers_beyond_a_short_integer_stay_apart(folders):
+    results, labels = folders
+    label = np.zeros((50, 50, 30), np.uint8)
+    label[0, :2], label[20, :2] = 1, 1
+    numbers = label.astype(np.int32)
+    numbers[0, :2], numbers[20, :2] = 40_000, 40_001
+    (labels / "lesions").mkdir()
+    save(results / "maps" / "a.nii.gz", label.astype(np.float32))
+    save(labels / "pixel" / "a.nii.gz", label)
+    save(labels / "lesions" / "a.nii.gz", numbers)
+    assert [lesion.number for lesion in evaluate(folders).cases[0].lesions] == [40_000, 40_001]
+
+
+def test_an_evaluation_overwrites_only_an_evaluation(folders, tmp_path):
+    add_pixel_case(folders, "a", seed=0)
+    (folders[1] / "cases.csv").write_text("case,subject\na,x\n")
+    for folder in (folders[1], folders[1].parent):
+        (folders[1].parent / "cases.csv").write_text("case,subject\na,x\n")
+        with pytest.raises(WriteError, match=r"of the labels|no evaluation wrote \(found cases\.csv"):
+            evaluation_folder(folder, folders[1])
+    metrics, out = evaluate(folders), tmp_path / "out"
+    for differences in (compare(metrics, metrics), None):
+        write_evaluation(metrics, evaluation_folder(out, folders[1]), differences=differences)
+        assert (out / "differences.json").exists() == (differences is not None)

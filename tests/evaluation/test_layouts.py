@@ -102,3 +102,53 @@ def test_values_outside_the_unit_interval_are_told(tmp_path):
     save(tmp_path / "labels" / "a.nii.gz", a_label(1))
     evaluation = evaluate_folder(tmp_path / "maps", tmp_path / "labels", resamples=10)
     assert "outside [0, 1] and were clipped" in evaluation.remarks[0]
+
+
+def test_an_exact_name_goes_before_a_channel_suffix(tmp_path):
+    save(tmp_path / "labels" / "x.nii.gz", a_label(0))
+    save(tmp_path / "maps" / "x.nii.gz", a_map(0))
+    save(tmp_path / "maps" / "x_0000.nii.gz", a_map(1))
+    predicted = find_predictions(tmp_path / "maps").named_as(find_labels(tmp_path / "labels"))
+    assert {name: path.name for name, path in predicted.maps.items()} == {
+        "x": "x.nii.gz",
+        "x_0000": "x_0000.nii.gz",
+    }
+
+
+@pytest.mark.parametrize(("text", "number"), [("3", 3), ("3.0", 3), ("", None)])
+def test_lesion_numbers_as_tables_have_them(tmp_path, text, number):
+    save(tmp_path / "a.nii.gz", a_label(0))
+    (tmp_path / "anomalies.csv").write_text(f"case,kind,lesion\na,bright,{text}\n")
+    assert find_labels(tmp_path).anomalies[0].lesion == number
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("anomalies.csv", "case,kind,lesion\na,bright,²\n", "not the number of a lesion .*found ²"),
+        ("anomalies.csv", "case,kind,lesion\na,bright,1\na,dark,1.0\n", "two rows of the same lesion .*found a 1"),
+        ("anomalies.csv", "case,kind,lesion\na\n", "row 1 is too short .*found 1 cells, expected 3"),
+        ("cases.csv", "case,subject\na,x\na,y\n", "row 2 is of the same case"),
+        ("cases.csv", "", "columns are missing .*found an empty file"),
+    ],
+)
+def test_a_broken_table_of_labels_is_named(tmp_path, name, text, words):
+    save(tmp_path / "a.nii.gz", a_label(0))
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ResultsError, match=f"{name}: {words}"):
+        find_labels(tmp_path)
+
+
+def test_a_case_without_a_named_subject_is_its_own(tmp_path):
+    for name in "ab":
+        save(tmp_path / f"{name}.nii.gz", a_label(0))
+    (tmp_path / "cases.csv").write_text("case,subject\na,\nb,\n")
+    assert find_labels(tmp_path).subjects == {}
+
+
+@pytest.mark.parametrize("value", ["NaN", '"0.3"', "[1]", "true", "-5", "1e400"])
+def test_a_threshold_that_is_none_is_named(tmp_path, value):
+    save(tmp_path / "maps" / "a.nii.gz", a_map(0))
+    (tmp_path / "results.json").write_text(f'{{"map_threshold": {value}}}')
+    with pytest.raises(ResultsError, match=r"results\.json: map_threshold is no threshold"):
+        find_predictions(tmp_path)

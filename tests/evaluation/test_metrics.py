@@ -190,3 +190,14 @@ def test_disagreeing_lesions_are_refused(cohort, tmp_path):
     save(tmp_path / "maps" / "a.nii.gz", np.zeros(SHAPE, np.float32))
     with pytest.raises(ResultsError, match="lesions and voxel label disagree"):
         evaluate_folder(tmp_path / "maps", tmp_path, resamples=10)
+
+
+@pytest.mark.parametrize("scores", [(1e18, 1e18), (-1.7e308, 1.7e308), (0.0, 5e-324), (1.0, 1.0 + 1e-15)])
+def test_any_finite_scores_are_drawn(tmp_path, scores):
+    for name, score in zip("ab", scores, strict=True):
+        (tmp_path / "sample").mkdir(exist_ok=True)
+        (tmp_path / "labels" / "sample").mkdir(exist_ok=True, parents=True)
+        (tmp_path / "sample" / f"{name}.nii.gz.txt").write_text(repr(score))
+        (tmp_path / "labels" / "sample" / f"{name}.nii.gz.txt").write_text(str(int(name == "b")))
+    save_evaluation_figure(evaluate_folder(tmp_path, tmp_path / "labels", resamples=5), tmp_path / "evaluation.png")
+    assert (tmp_path / "evaluation.png").stat().st_size > 10_000

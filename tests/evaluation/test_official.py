@@ -198,3 +198,20 @@ def test_missing_folders_are_named(folders, tmp_path):
         official_figure(tmp_path / "nowhere", folders[1], mode="pixel")
     with pytest.raises(ResultsError, match="no labels"):
         official_figures(folders[0], tmp_path / "nowhere")
+
+
+def test_our_own_results_and_labels_one_folder_down(tmp_path):
+    save(tmp_path / "results" / "maps" / "a.nii.gz", random_map(1).astype(np.float32))
+    (tmp_path / "results" / "scores.csv").write_text("case,score\na,1\n")
+    save(tmp_path / "test" / "labels" / "pixel" / "a.nii.gz", (random_map(1) > 0.7).astype(np.uint8))
+    (tmp_path / "test" / "labels" / "sample").mkdir()
+    (tmp_path / "test" / "labels" / "sample" / "a.nii.gz.txt").write_text("1")
+    figures = official_figures(tmp_path / "results", tmp_path / "test")
+    assert (set(figures), figures["pixel"].value) == ({"pixel"}, 1.0)
+
+
+def test_no_name_in_common_is_an_error(tmp_path):
+    save(tmp_path / "results" / "b.nii.gz", random_map(1))
+    save(tmp_path / "labels" / "pixel" / "a.nii.gz", np.ones(SHAPE, np.uint8))
+    with pytest.raises(ResultsError, match="no label has a prediction of its name"):
+        official_figures(tmp_path / "results", tmp_path / "labels")

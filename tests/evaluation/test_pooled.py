@@ -38,7 +38,7 @@ def test_few_values_remain():
 
 def test_anomalous_at_either_end():
     """The lowest and the highest value are anomalous; so is everything between two neighbours."""
-    voxels = PooledVoxels(np.array([0.0, 0.2, 0.4, 1.0]), np.ones((1, 4)), np.array([[2.0, 0, 0, 3]]), 0.2)
+    voxels = PooledVoxels(np.array([0.0, 0.25, 0.5, 1.0]), np.ones((1, 4)), np.array([[2.0, 0, 0, 3]]), 0.25)
     condensed = voxels.condensed()
-    np.testing.assert_array_equal(condensed.values_V, [0.0, 0.2, 0.4, 1.0])
+    np.testing.assert_array_equal(condensed.values_V, [0.0, 0.25, 0.5, 1.0])
     assert condensed.figures(np.ones((1, 1))) == voxels.figures(np.ones((1, 1)))

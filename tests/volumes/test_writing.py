@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -17,7 +16,6 @@ from mendscan.volumes import (
     read_volume,
     volume_from_array,
     write_bytes,
-    write_csv,
     write_json,
     write_labels,
     write_map,
@@ -124,33 +122,6 @@ def test_what_json_does_not_know_is_refused_and_nothing_written(tmp_path, value)
         write_json(tmp_path / "a.json", value)
     assert caught.value.code == "E_JSON"
     assert names_in(tmp_path) == []
-
-
-def test_csv_guards_text_against_formulas_and_leaves_numbers(tmp_path):
-    rows = [
-        {"case": "=cmd()", "score": -1.5, "note": None},
-        {"case": "@a,b", "score": np.float32(0.25), "note": "+1\n2"},
-        {"case": "-x", "score": 3},
-    ]
-    write_csv(tmp_path / "a.csv", rows, ["case", "score", "note"])
-    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
-        assert list(csv.reader(file)) == [
-            ["case", "score", "note"],
-            ["'=cmd()", "-1.5", ""],
-            ["'@a,b", "0.25", "'+1\n2"],
-            ["'-x", "3", ""],
-        ]
-
-
-def test_csv_refuses_a_column_that_would_be_lost(tmp_path):
-    with pytest.raises(WriteError) as caught:
-        write_csv(tmp_path / "a.csv", [{"a": 1, "b": 2}], ["a"])
-    assert caught.value.code == "E_COLUMNS"
-
-
-def test_empty_table_has_its_header(tmp_path):
-    write_csv(tmp_path / "a.csv", [], ["a", "b"])
-    assert (tmp_path / "a.csv").read_text() == "a,b\n"
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])

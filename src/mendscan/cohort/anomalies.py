@@ -9,6 +9,7 @@ chosen), and the label is w > 0.5.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -193,7 +194,7 @@ def check_request(kinds: Sequence[str], radius_mm: tuple[float, float] | None) -
     if unknown or not kinds:
         expected = f"{', '.join(KINDS)}; for choosing settings {', '.join(SELECTION_KINDS)}"
         raise SettingsError("unknown kind of anomaly", where="kinds", found=unknown or "none", expected=expected)
-    if radius_mm is not None and not 0 < radius_mm[0] <= radius_mm[1]:
+    if radius_mm is not None and not 0 < radius_mm[0] <= radius_mm[1] < math.inf:
         raise SettingsError("no range of radii", where="radius_mm", found=radius_mm, expected="0 < smallest <= largest")
 
 

@@ -14,6 +14,7 @@ What is written extends the layout of the Medical Out-of-Distribution challenge 
 
 from __future__ import annotations
 
+import shutil
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ from mendscan.errors import CohortError, MendscanError, SettingsError, WriteErro
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.volumes.reading import case_name
-from mendscan.volumes.writing import make_folder, write_csv
+from mendscan.volumes.tables import write_csv
+from mendscan.volumes.writing import make_folder
 
 __all__ = [
     "ANOMALY_COLUMNS",
@@ -51,6 +53,8 @@ ANOMALY_COLUMNS = (
     *("case", "lesion", "scope", "kind", *_MM_COLUMNS, *_INDEX_COLUMNS),
     *("radius_mm", "voxels", "size", "strength", "contrast"),
 )
+MOST_PER_SCAN = 100
+"""No scan has room for more anomalies that do not touch."""
 _PARTS = ("scans", "labels", "anomalies.csv", "cases.csv")
 
 
@@ -125,8 +129,9 @@ def check_local(kinds: Sequence[str], radius_mm: tuple[float, float] | None, per
         SettingsError: If a kind is unknown, there is none, or the radii or `per_scan` are no range.
     """
     check_request(kinds, radius_mm)
-    if not 1 <= per_scan[0] <= per_scan[1]:
-        raise SettingsError("no range of counts", where="per_scan", found=per_scan, expected="1 <= fewest <= most")
+    if not 1 <= per_scan[0] <= per_scan[1] <= MOST_PER_SCAN:
+        expected = f"1 <= fewest <= most <= {MOST_PER_SCAN}"
+        raise SettingsError("no range of counts", where="per_scan", found=per_scan, expected=expected)
 
 
 def deal_local(
@@ -205,7 +210,7 @@ def refuse_occupied(folder: Path, names: Sequence[str] | None = None) -> None:
 def write_cases(
     requests: Sequence[CaseRequest], folder: Path, *, workers: int | None, progress: Progress | None
 ) -> LabelledCohort:
-    """Write every case, in processes, and the two tables.
+    """Write every case, in processes, and the two tables; all of it, or nothing if a scan is refused.
 
     Raises:
         ScanError: If a scan cannot be read or has no room for a single anomaly; named by its source.
@@ -226,6 +231,8 @@ def write_cases(
     jobs = [(request, folder) for request in requests]
     for index, outcome in each_in_processes(write_case, jobs, expected=MendscanError, workers=workers):
         if isinstance(outcome, MendscanError):
+            for part in ("scans", "labels"):  # or the next attempt would be refused
+                shutil.rmtree(folder / part, ignore_errors=True)
             raise outcome
         added[index] = outcome
         progress.advance()

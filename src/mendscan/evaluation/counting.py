@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -18,7 +19,7 @@ from jaxtyping import Int, Shaped
 from mendscan.errors import MendscanError, ResultsError
 from mendscan.evaluation.layouts import AnomalyFacts
 from mendscan.evaluation.lesions import NOT_FOUND, LesionMatch, match_lesions, number_lesions
-from mendscan.evaluation.sparse import N_VALUES, SparseCounts
+from mendscan.evaluation.sparse import N_VALUES, SparseCounts, float32_cut
 from mendscan.shapes import Affine
 from mendscan.volumes.chunks import open_voxels
 
@@ -141,7 +142,7 @@ def with_lesions_matched(
     Args:
         files: The case's files.
         case: Its counts; a map that counted as zeros has no components.
-        threshold: Components are of voxels above it, in map units.
+        threshold: Components are of voxels above it, in map units, both rounded as scores are counted.
         smallest_voxels: Smaller components are left out.
         iou: A component that overlaps a lesion by this intersection over union hits it; so does one whose centre lies
             in it.
@@ -154,7 +155,7 @@ def with_lesions_matched(
     match = match_lesions(
         values_v.reshape(shape, order="F"),
         numbers_v.reshape(shape, order="F"),
-        threshold=threshold,
+        threshold=float(float32_cut(threshold)),
         smallest_voxels=smallest_voxels,
         iou=iou,
     )
@@ -223,12 +224,20 @@ def _strata(fact: AnomalyFacts | None) -> tuple[str, str, str]:
 
 def _read_lesions(files: CaseFiles) -> tuple[Affine, Int[np.ndarray, " v"], tuple[int, int, int]]:
     """Return the label's affine, the lesion number of each voxel in the file's order, and its shape."""
-    affine, label_v, shape = _read_label(files.label)
+    affine, label_v, shape = _read_label(files.label, np.int8)
     anomalous_v = label_v > 0
     if files.lesions is None:
         numbered = number_lesions(anomalous_v.reshape(shape, order="F"))
         return affine, numbered.ravel(order="F"), shape
-    _, numbers_v, lesions_shape = _read_label(files.lesions)
+    _, numbers_v, lesions_shape = _read_label(files.lesions, np.int32)
+    if numbers_v.max(initial=0) > numbers_v.size:
+        raise ResultsError(
+            "a lesion's number is out of range",
+            where=files.lesions,
+            found=numbers_v.max(),
+            expected=f"1 to {numbers_v.size}, the number of voxels",
+            remedy="number the lesions from 1",
+        )
     if lesions_shape != shape or not np.array_equal(numbers_v > 0, anomalous_v):
         raise ResultsError(
             "lesions and voxel label disagree",
@@ -236,13 +245,15 @@ def _read_lesions(files: CaseFiles) -> tuple[Affine, Int[np.ndarray, " v"], tupl
             expected="a number above 0 exactly where the voxel label is above 0",
             remedy="correct it, or remove the folder lesions/: connected components are taken then",
         )
-    return affine, numbers_v.astype(np.int32), shape
+    return affine, numbers_v, shape
 
 
-def _read_label(path: Path) -> tuple[Affine, Shaped[np.ndarray, " v"], tuple[int, int, int]]:
+def _read_label(
+    path: Path, number_type: type[np.signedinteger[Any]]
+) -> tuple[Affine, Shaped[np.ndarray, " v"], tuple[int, int, int]]:
     try:
         with open_voxels(path) as stream:
-            values = np.concatenate([_small(chunk) for chunk in stream.chunks(_CHUNK_VOXELS)])
+            values = np.concatenate([_small(chunk, number_type) for chunk in stream.chunks(_CHUNK_VOXELS)])
             return stream.affine, values, stream.shape
     except _UNREADABLE as error:
         problem = error.problem if isinstance(error, MendscanError) else " ".join(str(error).split())
@@ -251,11 +262,11 @@ def _read_label(path: Path) -> tuple[Affine, Shaped[np.ndarray, " v"], tuple[int
         ) from None
 
 
-def _small(chunk: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " n"]:
+def _small(chunk: Shaped[np.ndarray, " n"], number_type: type[np.signedinteger[Any]]) -> Shaped[np.ndarray, " n"]:
     """Labels in few bytes: what is not a number is refused, what is between 0 and 1 is anomalous."""
     if np.isnan(chunk).any():
         raise ValueError("not a number everywhere")
-    return np.ceil(np.clip(chunk, 0, np.iinfo(np.int16).max)).astype(np.int16)
+    return np.ceil(np.clip(chunk.astype(np.float64), 0, np.iinfo(number_type).max)).astype(number_type)
 
 
 def _check_same_place(files: CaseFiles, map_affine: Affine, label_affine: Affine, shape: tuple[int, ...]) -> None:

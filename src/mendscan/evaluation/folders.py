@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mendscan.errors import ResultsError
+from mendscan.errors import ResultsError, SettingsError
 from mendscan.evaluation.bootstrap import LEVEL, RESAMPLES, Difference, intervals, paired_difference
 from mendscan.evaluation.counting import CaseFiles, CountedCase, count_voxels, with_lesions_matched
 from mendscan.evaluation.layouts import Labels, Predictions, find_labels, find_predictions
@@ -26,6 +26,8 @@ _LOG = logging.getLogger(__name__)
 
 IOU = 0.1
 """Intersection over union from which a component hits a lesion (nnDetection; Baumgartner et al., 2021)."""
+FEW_SUBJECTS = 10
+"""With fewer subjects an evaluation warns: a bootstrap knows of no subject that it has not seen."""
 COMPONENT_SHARE = 0.005
 """Without a healthy threshold, components are of the highest 0.5 % of all voxels: no label decides it."""
 
@@ -48,7 +50,8 @@ def evaluate_folder(
 
     Needs no model and no torch.  A case is known by its file name without ``.nii`` or ``.nii.gz``; `layouts` says which
     folders are understood.  A case with only a voxel label or only a scan label enters only that label's figures;
-    without any scan labels, a scan with an anomalous voxel is anomalous.  A map that is missing, unreadable, of another
+    without any scan labels, a scan with an anomalous voxel is anomalous.  Where no label has a map there are no voxel
+    figures, and where none has a scan score no scan figures.  Otherwise a map that is missing, unreadable, of another
     shape than the label, or not a number somewhere counts as zeros, as in the challenge; a missing or non-finite scan
     score counts as 0, or as the lowest score if that is negative.  Both are listed under the case's `problems`.
 
@@ -70,15 +73,25 @@ def evaluate_folder(
         Figures with intervals, strata and counts per case.
 
     Raises:
-        ResultsError: If a folder is missing or empty, a label cannot be read, two files are of the same case, or a map
-            lies elsewhere in space than its label.
+        ResultsError: If a folder is missing or empty, no label has a prediction, a label or a table cannot be read, two
+            files are of the same case, or a map lies elsewhere in space than its label.
+        SettingsError: If the threshold or the seed is out of range.
     """
     progress = progress or Silent()
     truth = find_labels(Path(labels))
-    predicted = find_predictions(Path(results)).named_as(truth)
-    if truth.pixel and not predicted.maps and not truth.sample:
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise SettingsError("not a threshold of maps", where="threshold", found=threshold, expected="0 to 1")
+    if seed < 0:
+        raise SettingsError("not a seed", where="seed", found=seed, expected=">= 0")
+    everything = find_predictions(Path(results)).named_as(truth)
+    predicted = everything.of(truth)
+    if not predicted.maps and predicted.scores is None:
         raise ResultsError(
-            "no maps to compare with the voxel labels", where=results, expected="maps/NAME.nii.gz or NAME.nii.gz"
+            "nothing to compare: no label has a prediction of its name",
+            where=results,
+            found=", ".join(sorted(everything.names)[:3]),
+            expected=", ".join(truth.cases[:3]),
+            remedy="name predictions as labels are named",
         )
     threshold = predicted.map_threshold if threshold is None else threshold
     cases = _counted(truth, predicted, progress, workers)
@@ -87,9 +100,10 @@ def evaluate_folder(
         cases = _matched(truth, predicted, cases, component_threshold, iou, smallest_voxels, progress, workers)
     for case in cases:
         for problem in case.problems:
-            _LOG.warning("%s: %s", case.name, problem)
+            _LOG.warning("%s: %s: %s", results, case.name, problem)
+    unlabelled = len(everything.names - set(truth.cases))
     return _summarised(
-        cases, threshold, component_threshold, truth, predicted,
+        cases, threshold, component_threshold, truth, predicted, unlabelled,
         resamples=resamples, level=level, seed=seed, strata=strata, progress=progress,
     )  # fmt: skip
 
@@ -121,7 +135,8 @@ def _counted(truth: Labels, predicted: Predictions, progress: Progress, workers:
         files = _files(truth, predicted, name)
         counted = blank[name] if files is None else count_voxels(files, blank[name])
         progress.advance()
-        return _with_derived_label(counted, truth)
+        labelled = _with_derived_label(counted, truth)
+        return labelled if predicted.maps else replace(blank[name], anomalous=labelled.anomalous)
 
     return tuple(each_in_threads(count, [(name,) for name in truth.cases], workers=workers or available_cores()))
 
@@ -141,7 +156,7 @@ def _matched(
     def match(case: CountedCase) -> CountedCase:
         files = _files(truth, predicted, case.name)
         progress.advance()
-        if files is None:
+        if files is None or case.healthy is None:
             return case
         return with_lesions_matched(files, case, threshold=threshold, smallest_voxels=smallest_voxels, iou=iou)
 
@@ -154,6 +169,7 @@ def _summarised(
     component_threshold: float | None,
     truth: Labels,
     predicted: Predictions,
+    unlabelled: int,
     *,
     resamples: int,
     level: float,
@@ -166,10 +182,9 @@ def _summarised(
     figures = intervals(measure, subjects, resamples=resamples, level=level, seed=seed)
     progress.advance()
     found = find_strata(measure, subjects, resamples=resamples, level=level, seed=seed) if strata else ()
-    known = predicted.maps.keys() | (predicted.scores or {}).keys()
     return Evaluation(
         figures, tuple(found), cases, threshold, component_threshold, resamples, level, seed,
-        n_unlabelled=len(known - set(truth.cases)), remarks=_remarks(truth, predicted, cases, threshold),
+        n_unlabelled=unlabelled, remarks=_remarks(truth, predicted, cases, threshold),
     )  # fmt: skip
 
 
@@ -205,20 +220,24 @@ def _with_derived_label(case: CountedCase, truth: Labels) -> CountedCase:
 
 
 def _files(truth: Labels, predicted: Predictions, name: str) -> CaseFiles | None:
-    if name not in truth.pixel:
+    read = predicted.maps or not truth.sample  # without maps, voxel labels only stand in for scan labels
+    if name not in truth.pixel or not read:
         return None
     facts = tuple(fact for fact in truth.anomalies if fact.case == name)
     return CaseFiles(name, predicted.maps.get(name), truth.pixel[name], truth.lesions.get(name), facts)
 
 
 def _highest_share(cases: Sequence[CountedCase]) -> float | None:
-    """The score value above which the highest `COMPONENT_SHARE` of all voxels lie; None without voxels."""
+    """The score value above which the highest `COMPONENT_SHARE` of all voxels lie; None without voxels.
+
+    More of them, where the highest value alone has more: a map of zeros and ones has components, too.
+    """
     measure = Measure(cases, None)
     total_V = (measure.healthy_NV + measure.anomalous_NV()).sum(axis=0)
     if not total_V.sum():
         return None
     at_most = np.cumsum(total_V) >= (1 - COMPONENT_SHARE) * total_V.sum()
-    return float(measure.values_V[int(np.argmax(at_most))])
+    return float(measure.values_V[min(int(np.argmax(at_most)), max(0, len(total_V) - 2))])
 
 
 def _remarks(
@@ -231,13 +250,20 @@ def _remarks(
             f"{n_clipped} voxels of the maps lie outside [0, 1] and were clipped, as in the challenge: scale the maps "
             "into [0, 1] if their ranks matter"
         )
-    if threshold is None and truth.pixel:
+    if threshold is None and predicted.maps:
         remarks.append(
             f"no healthy threshold is known: components are of the highest {COMPONENT_SHARE:.1%} of all voxels, and no "
             "figure at a threshold is given"
         )
+    if not predicted.maps:
+        remarks.append("the method gave no maps: no figure of voxels or lesions")
     if predicted.scores is None:
         remarks.append("the method gave no scan scores")
     if not truth.sample:
         remarks.append("no scan labels: a scan with an anomalous voxel counts as anomalous")
+    n_subjects = len({case.subject for case in cases})
+    if n_subjects < FEW_SUBJECTS:
+        remarks.append(
+            f"few subjects ({n_subjects}): the intervals are too short, and a p-value of a difference means little"
+        )
     return tuple(remarks)

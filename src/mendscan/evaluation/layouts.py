@@ -17,15 +17,16 @@ nnU-Net's channel suffix ``_0000`` of a map's name is ignored where the label ha
 
 from __future__ import annotations
 
-import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from mendscan.errors import ResultsError
+from mendscan.volumes.tables import read_csv
 
 __all__ = ["AnomalyFacts", "Labels", "Predictions", "find_labels", "find_predictions"]
 
@@ -95,14 +96,28 @@ class Predictions:
     p_values: Mapping[str, float]
     map_threshold: float | None
 
+    @property
+    def names(self) -> set[str]:
+        """Every case that has a prediction."""
+        return self.maps.keys() | (self.scores or {}).keys()
+
+    def of(self, labels: Labels) -> Predictions:
+        """Return the same without the maps if none has a voxel label, and without the scores if no case has one."""
+        known = set(labels.cases)
+        return replace(
+            self,
+            maps=self.maps if self.maps.keys() & labels.pixel.keys() else {},
+            scores=self.scores if self.scores is not None and self.scores.keys() & known else None,
+        )
+
     def named_as(self, labels: Labels) -> Predictions:
         """Return the same with nnU-Net's channel suffix dropped where only then a label has the name."""
         known = set(labels.cases)
-        return Predictions(
-            _renamed(self.maps, known),
-            None if self.scores is None else _renamed(self.scores, known),
-            _renamed(self.p_values, known),
-            self.map_threshold,
+        return replace(
+            self,
+            maps=_renamed(self.maps, known),
+            scores=None if self.scores is None else _renamed(self.scores, known),
+            p_values=_renamed(self.p_values, known),
         )
 
 
@@ -143,7 +158,7 @@ def find_predictions(folder: Path) -> Predictions:
     p_values: dict[str, float] = {}
     table = folder / "scores.csv"
     if table.is_file():
-        rows = _read_table(table, ("case", "score"))
+        rows = read_csv(table, ("case", "score"), key=("case",))
         scores |= {row["case"]: _as_number(row["score"]) for row in rows if row.get("status", "ok") != "failed"}
         p_values = {row["case"]: _as_number(row["p_value"]) for row in rows if row.get("p_value")}
     if not maps and not scores:
@@ -159,12 +174,11 @@ def find_predictions(folder: Path) -> Predictions:
 
 
 def _renamed(values: Mapping[str, _Value], known: set[str]) -> dict[str, _Value]:
-    return {_without_channel(name, known): value for name, value in values.items()}
-
-
-def _without_channel(name: str, known: set[str]) -> str:
-    shorter = name.removesuffix(_CHANNEL_SUFFIX)
-    return shorter if name not in known and shorter in known else name
+    """Drop the channel suffix where only then a label has the name; an exact name goes first."""
+    shorter = {name: name.removesuffix(_CHANNEL_SUFFIX) for name in values if name not in known}
+    return {
+        shorter[name] if shorter.get(name) in known - values.keys() else name: value for name, value in values.items()
+    }
 
 
 def _cases_in(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
@@ -226,42 +240,48 @@ def _as_number(text: str) -> float:
         return math.nan
 
 
-def _read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ResultsError("the table cannot be read", where=path, found=error, remedy="write it again") from None
-    missing = [column for column in columns if column not in (reader.fieldnames or ())]
-    if missing:
-        raise ResultsError(
-            "columns are missing", where=path, found=", ".join(reader.fieldnames or ()), expected=", ".join(missing)
-        )
-    return rows
-
-
 def _read_anomalies(path: Path) -> tuple[AnomalyFacts, ...]:
     if not path.is_file():
         return ()
-    rows = _read_table(path, ("case", "kind"))
-    return tuple(
+    rows = read_csv(path, ("case", "kind"))
+    facts = tuple(
         AnomalyFacts(
             row["case"],
-            int(row["lesion"]) if (row.get("lesion") or "").isdigit() else None,
+            _lesion_number(row.get("lesion", ""), path),
             row.get("scope") == "scan",
             row["kind"],
-            row.get("size") or "",
-            row.get("contrast") or "",
+            row.get("size", ""),
+            row.get("contrast", ""),
         )
         for row in rows
     )
+    numbered = Counter((fact.case, fact.lesion) for fact in facts if fact.lesion is not None)
+    twice = [f"{case} {lesion}" for (case, lesion), count in numbered.items() if count > 1]
+    if twice:
+        raise ResultsError(
+            "two rows of the same lesion", where=path, found=twice[0], expected="one row each", remedy="remove one"
+        )
+    return facts
+
+
+def _lesion_number(text: str, path: Path) -> int | None:
+    """A whole number, also as a table of floats has it (``1.0``); None if the cell is empty."""
+    if not text.strip():
+        return None
+    number = _as_number(text)
+    if not (number >= 1 and number.is_integer()):
+        raise ResultsError(
+            "not the number of a lesion", where=path, found=text, expected="1, 2, … or nothing", remedy="correct it"
+        )
+    return int(number)
 
 
 def _read_subjects(path: Path) -> dict[str, str]:
+    """Case to subject, where one is named."""
     if not path.is_file():
         return {}
-    return {row["case"]: row["subject"] for row in _read_table(path, ("case", "subject"))}
+    rows = read_csv(path, ("case", "subject"), key=("case",))
+    return {row["case"]: row["subject"] for row in rows if row["subject"].strip()}
 
 
 def _map_threshold(path: Path) -> float | None:
@@ -271,4 +291,10 @@ def _map_threshold(path: Path) -> float | None:
         return None
     except (OSError, ValueError, AttributeError) as error:
         raise ResultsError("not the facts of a detection", where=path, found=error, remedy="detect again") from None
-    return None if found is None else float(found)
+    if found is None:
+        return None
+    if isinstance(found, bool | str | list | dict) or not 0 <= found <= 1:
+        raise ResultsError(
+            "map_threshold is no threshold", where=path, found=found, expected="0 to 1", remedy="detect again"
+        )
+    return float(found)

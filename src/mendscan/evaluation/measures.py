@@ -108,8 +108,8 @@ class Measure:
 
     @cached_property
     def of_each_case(self) -> Mapping[str, Float[np.ndarray, " N"]]:
-        """The voxel figures of each case alone."""
-        return self._voxels.figures(np.eye(len(self.cases)))
+        """The voxel figures of each case alone; none without voxel labels."""
+        return self._voxels.figures(np.eye(len(self.cases))) if self._matched_N.any() else {}
 
     @cached_property
     def values_V(self) -> Float[np.ndarray, " V"]:

@@ -78,27 +78,47 @@ def official_figures(
 ) -> dict[Mode, OfficialFigure]:
     """Return the figures of a submission for every task that has labels.
 
+    A task for which the submission has not a single prediction is left out, with a warning.
+
     Args:
-        submission: Folder with ``pixel/`` and ``sample/``, or with ``NAME.nii.gz`` and ``NAME.nii.gz.txt`` themselves.
-        labels: Folder with ``pixel/``, ``sample/`` or both.
+        submission: Folder with ``pixel/`` (or ``maps/``, as `mendscan detect` has it) and ``sample/``, or with
+            ``NAME.nii.gz`` and ``NAME.nii.gz.txt`` themselves.
+        labels: Folder with ``pixel/``, ``sample/`` or both, here or in ``labels/``.
         progress: Told of every case.
 
     Raises:
-        ResultsError: As `official_figure`, or if there are no labels.
+        ResultsError: As `official_figure`, or if there are no labels or no label has a prediction.
     """
-    folder, truth = Path(submission), Path(labels)
+    folder = Path(submission)
+    truth = Path(labels) / "labels" if (Path(labels) / "labels").is_dir() else Path(labels)
     modes: tuple[Mode, ...] = ("pixel", "sample")
     labelled: list[Mode] = [mode for mode in modes if (truth / mode).is_dir()]
     if not labelled:
         raise ResultsError(
             "no labels", where=labels, expected="pixel/ or sample/", remedy="give the challenge's labels"
         )
-    return {
-        mode: official_figure(
-            folder / mode if (folder / mode).is_dir() else folder, truth / mode, mode=mode, progress=progress
+    given = {mode: _folder_of(folder, mode) for mode in labelled}
+    answered = [mode for mode, inside in given.items() if _any_in_common(inside, truth / mode)]
+    if not answered:
+        raise ResultsError(
+            "no label has a prediction of its name",
+            where=submission,
+            expected="pixel/NAME.nii.gz or sample/NAME.nii.gz.txt",
+            remedy="name predictions as labels are named",
         )
-        for mode in labelled
-    }
+    for mode in labelled:
+        if mode not in answered:
+            _LOG.warning("%s: no prediction for the %s task, which is left out", submission, mode)
+    return {mode: official_figure(given[mode], truth / mode, mode=mode, progress=progress) for mode in answered}
+
+
+def _folder_of(submission: Path, mode: Mode) -> Path:
+    names = ("pixel", "maps") if mode == "pixel" else ("sample",)
+    return next((submission / name for name in names if (submission / name).is_dir()), submission)
+
+
+def _any_in_common(predictions: Path, labels: Path) -> bool:
+    return any((predictions / path.name).is_file() for path in labels.iterdir())
 
 
 def official_figure(

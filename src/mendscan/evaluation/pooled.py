@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from mendscan.evaluation.ranking import Ranking
 
@@ -38,7 +38,7 @@ class PooledVoxels:
             "best_dice": ranking.best_dice(),
         }
         if self.threshold is not None:
-            figures["dice"] = ranking.dice_where(self.values_V > self.threshold)
+            figures["dice"] = ranking.dice_where(self._above_V(self.threshold))
         return figures
 
     def condensed(self) -> PooledVoxels:
@@ -50,9 +50,13 @@ class PooledVoxels:
         begins_V = np.ones(len(self.values_V), np.bool_)
         begins_V[1:] = occupied_V[1:] | occupied_V[:-1]
         if self.threshold is not None:
-            above_V = self.values_V > self.threshold
+            above_V = self._above_V(self.threshold)
             begins_V[1:] |= above_V[1:] != above_V[:-1]
         begins = np.flatnonzero(begins_V)
         healthy_NV = np.add.reduceat(self.healthy_NV, begins, axis=1)
         anomalous_NV = np.add.reduceat(self.anomalous_NV, begins, axis=1)
         return PooledVoxels(self.values_V[begins], healthy_NV, anomalous_NV, self.threshold)
+
+    def _above_V(self, threshold: float) -> Bool[np.ndarray, " V"]:
+        """Which values are above the threshold, which is rounded as they are."""
+        return self.values_V > float(np.float16(threshold))

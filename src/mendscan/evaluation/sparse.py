@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float16, Int64, Num, UInt16
 
-__all__ = ["N_VALUES", "SparseCounts", "bit_patterns"]
+__all__ = ["N_VALUES", "SparseCounts", "bit_patterns", "float32_cut"]
 
 N_VALUES = 0x3C00 + 1
 """float16 values in [0, 1]: the bit patterns from 0x0000 (0.0) to 0x3C00 (1.0)."""
@@ -103,6 +103,25 @@ class SparseCounts:
     def values(self) -> Float16[np.ndarray, " P"]:
         """The scores that occur, ascending."""
         return self.patterns.view(np.float16)
+
+
+def float32_cut(threshold: float) -> np.float32:
+    """Return the highest float32 value that is not above the threshold once both are rounded to float16.
+
+    Voxels above it are those whose counted score is above the threshold's, so that figures of counts and of connected
+    components are of the same voxels, while the components keep their full values.
+
+    Args:
+        threshold: From 0 to 1.
+
+    Example:
+        >>> np.float32(0.3) > float32_cut(0.3), np.float32(0.3004) > float32_cut(0.3)
+        (np.False_, np.True_)
+    """
+    rounded = np.float16(threshold)
+    halfway = np.float32((float(rounded) + float(np.nextafter(rounded, np.float16(np.inf)))) / 2)
+    # What lies halfway is rounded to the value whose last bit is 0.
+    return halfway if np.float16(halfway) == rounded else np.nextafter(halfway, np.float32(0))
 
 
 def bit_patterns(values: Num[np.ndarray, "..."]) -> UInt16[np.ndarray, "..."]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mendscan.errors import WriteError
 from mendscan.evaluation.bootstrap import Difference, Interval
 from mendscan.evaluation.measures import FIGURES
 from mendscan.evaluation.metrics import (
@@ -17,12 +18,33 @@ from mendscan.evaluation.metrics import (
     differences_as_dict,
     lesion_rows,
 )
-from mendscan.volumes.writing import make_folder, write_csv, write_json
+from mendscan.volumes.tables import write_csv
+from mendscan.volumes.writing import make_folder, write_json
 
-__all__ = ["figure_rows", "stratum_rows", "write_evaluation"]
+__all__ = ["evaluation_folder", "figure_rows", "stratum_rows", "write_evaluation"]
 
 FIGURE_COLUMNS = ("figure", "value", "low", "high", "interval", "undefined_share", "meaning")
 STRATUM_COLUMNS = ("family", "name", "anomalies", "scans", "voxels", "figure", "value", "low", "high", "interval")
+
+
+_TABLES = ("figures.csv", "strata.csv", "cases.csv", "lesions.csv")
+
+
+def evaluation_folder(folder: Path, labels: Path) -> Path:
+    """Make the folder of an evaluation, unless it is there; call it before the work.
+
+    Raises:
+        WriteError: If it holds the labels or tables that no evaluation wrote, or cannot be made.
+    """
+    if folder.resolve() in (labels.resolve(), (labels / "labels").resolve()):
+        raise WriteError("the folder of the labels", where=folder, remedy="name another folder for the evaluation")
+    foreign = [name for name in _TABLES if (folder / name).exists()]
+    if foreign and not (folder / "evaluation.json").exists():
+        raise WriteError(
+            "the folder holds tables that no evaluation wrote", where=folder, code="E_NOT_EMPTY",
+            found=", ".join(foreign), remedy="name another folder",
+        )  # fmt: skip
+    return make_folder(folder)
 
 
 def write_evaluation(
@@ -45,7 +67,9 @@ def write_evaluation(
     write_csv(folder / "strata.csv", stratum_rows(evaluation), STRATUM_COLUMNS)
     write_csv(folder / "cases.csv", case_rows(evaluation), CASE_COLUMNS)
     write_csv(folder / "lesions.csv", lesion_rows(evaluation), LESION_COLUMNS)
-    if differences is not None:
+    if differences is None:
+        (folder / "differences.json").unlink(missing_ok=True)  # of an evaluation before this one
+    else:
         write_json(folder / "differences.json", differences_as_dict(differences))
 
 

@@ -18,6 +18,8 @@ from mendscan.volumes.writing import write_bytes
 __all__ = ["draw_evaluation", "save_evaluation_figure"]
 
 _HEALTHY, _ANOMALOUS, _CHANCE = "#3b6ea5", "#c8553d", "#999999"
+LARGEST_DRAWN = 1e30
+"""Scan scores beyond it are drawn there."""
 _STRATUM_FIGURES = ("voxel_auroc", "sample_auroc")
 
 
@@ -117,16 +119,23 @@ def _scan_scores(axes: Axes, evaluation: Evaluation) -> bool:
         ("whole-scan artefacts", "#8a5aa8", lambda case: case.anomalous and case.artefact is not None),
     ]
     scores = np.array([case.score for case in rated])
-    # Scores span orders of magnitude in some methods; order is what counts.
-    bins = np.histogram_bin_edges(scores, bins=min(30, max(8, len(scores) // 4)))
+    lowest, highest = _span(scores)
+    bins = np.linspace(lowest, highest, min(30, max(8, len(scores) // 4)) + 1)
     for name, colour, belongs in groups:
-        chosen = [float(case.score) for case in rated if case.score is not None and belongs(case)]
-        if chosen:
-            axes.hist(chosen, bins=bins.tolist(), color=colour, alpha=0.6, label=f"{len(chosen)} {name}")
+        chosen = np.clip([case.score for case in rated if case.score is not None and belongs(case)], lowest, highest)
+        if chosen.size:
+            axes.hist(chosen, bins=bins.tolist(), color=colour, alpha=0.6, label=f"{chosen.size} {name}")
     axes.set_xlabel(f"score (AUROC {_with_interval(evaluation, 'sample_auroc')})", fontsize=9)
     axes.set_ylabel("scans", fontsize=9)
     axes.legend(fontsize=8, frameon=False)
     return True
+
+
+def _span(scores: Float[np.ndarray, " N"]) -> tuple[float, float]:
+    """The lowest and highest score, apart enough to draw and to take the difference of."""
+    lowest, highest = np.clip([scores.min(), scores.max()], -LARGEST_DRAWN, LARGEST_DRAWN).tolist()
+    apart = max(1e-6, 1e-6 * abs(lowest))
+    return (lowest, highest) if highest - lowest > apart else (lowest - apart, highest + apart)
 
 
 def _p_values(axes: Axes, evaluation: Evaluation) -> bool:
@@ -146,7 +155,7 @@ def _p_values(axes: Axes, evaluation: Evaluation) -> bool:
 def _strata(axes: Axes, evaluation: Evaluation) -> bool:
     axes.set_title("AUROC by stratum (red: voxels, violet: scans)", fontsize=10)
     rows = [
-        (f"{stratum.name} ({stratum.anomalies})", stratum.figures[name], stratum.family)
+        (f"{stratum.name} ({stratum.anomalies})".replace("$", r"\$"), stratum.figures[name], stratum.family)
         for stratum in evaluation.strata
         for name in _STRATUM_FIGURES
         if name in stratum.figures and math.isfinite(stratum.figures[name].estimate)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from mendscan.volumes.grid import Grid, resampled_grid, resized_grid
 from mendscan.volumes.reading import case_name, find_scans, read_volume
+from mendscan.volumes.tables import read_csv, write_csv
 from mendscan.volumes.volume import NativeGeometry, Volume, volume_from_array
-from mendscan.volumes.writing import write_bytes, write_csv, write_json, write_labels, write_map, write_text
+from mendscan.volumes.writing import write_bytes, write_json, write_labels, write_map, write_text
 
 __all__ = [
     "Grid",
@@ -13,6 +14,7 @@ __all__ = [
     "Volume",
     "case_name",
     "find_scans",
+    "read_csv",
     "read_volume",
     "resampled_grid",
     "resized_grid",

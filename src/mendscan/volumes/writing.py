@@ -6,14 +6,12 @@ place.  Whoever finds a file under its final name finds all of it.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
 import logging
 import os
 import secrets
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -24,7 +22,7 @@ from mendscan.errors import GeometryError, WriteError
 from mendscan.shapes import Affine
 from mendscan.volumes.volume import NativeGeometry, Volume
 
-__all__ = ["make_folder", "write_bytes", "write_csv", "write_json", "write_labels", "write_map", "write_text"]
+__all__ = ["make_folder", "write_bytes", "write_json", "write_labels", "write_map", "write_text"]
 
 GZIP_LEVEL = 1
 """Higher levels take twice the time, and floating-point maps hardly become smaller."""
@@ -32,7 +30,6 @@ MAX_QFORM_SHEAR = 1e-4
 """Largest cosine between two voxel axes that still counts as a right angle; a qform holds only right angles."""
 
 _LOGGER = logging.getLogger(__name__)
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _EXTENSION_FLAG = bytes(4)
 
 
@@ -110,29 +107,6 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
     write_text(path, text + "\n")
 
 
-def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
-    """Write a table as CSV, atomically.
-
-    Text that a spreadsheet would take for a formula is given a leading apostrophe; numbers stay as they are.
-
-    Args:
-        path: The file; its folder must exist.
-        rows: One mapping per row, column to cell; None or a missing cell is written empty.
-        columns: The columns, in order.
-
-    Raises:
-        WriteError: If a row has a column that is not listed (E_COLUMNS) or the file cannot be written.
-    """
-    unknown = sorted({column for row in rows for column in row} - set(columns))
-    if unknown:
-        raise WriteError("unknown columns", where=path, code="E_COLUMNS", found=unknown, expected=list(columns))
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow([_cell(column) for column in columns])
-    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
-    write_text(path, table.getvalue())
-
-
 def write_map(path: str | os.PathLike[str], values_XYZ: Shaped[np.ndarray, "X Y Z"], volume: Volume) -> None:
     """Write one value per voxel of a scan as a NIfTI file that overlays the scan exactly.
 
@@ -200,15 +174,6 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
     except OSError as error:
         _LOGGER.warning("%s: the folder could not be flushed to the disk (%s)", folder, error.strerror)
-
-
-def _cell(value: object) -> object:
-    if value is None:
-        return ""
-    if isinstance(value, bool | int | float | np.number | np.bool_):
-        return value
-    text = str(value)
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def _gzipped(data: bytes) -> bytes:
