@@ -29,11 +29,13 @@ from mendscan.cohort.selection_kinds import SELECTION_KINDS
 from mendscan.cohort.suite import write_suite
 from mendscan.config import DetectionSettings
 from mendscan.console import ConsoleProgress
-from mendscan.detection.calibration import CodeThresholds, Evidence, TailTable, calibrate_voxels
+from mendscan.detection.calibration import CodeThresholds
 from mendscan.detection.detector import map_and_findings
+from mendscan.detection.evidence import Evidence
 from mendscan.detection.networks import EncodedScan, Networks, scan_generator
 from mendscan.detection.restoration import draw_uniforms
 from mendscan.detection.standardising import HealthyReference, leave_one_out, to_unit_interval
+from mendscan.detection.voxel_calibration import TailTable, calibrate_voxels
 from mendscan.evaluation.bootstrap import Difference
 from mendscan.evaluation.folders import compare, evaluate_folder
 from mendscan.evaluation.metrics import Evaluation
@@ -172,6 +174,12 @@ def ways_to_read(bench: Ablation) -> dict[str, dict[str, Evaluation]]:
         "NLL": bench.evaluated(raw(pool, of_nll, 0.0)),
         "NLL, smoothed": bench.evaluated(raw(pool, of_nll, nll_sigma)),
         "NLL, smoothed and standardised": bench.evaluated(alone(pool, of_nll, nll_sigma)),
+        **{
+            f"{' + '.join(kinds)}, standardised": bench.evaluated(
+                bench.maps(pool, detection.model_copy(update={"evidence": kinds}))
+            )
+            for kinds in (("texture",), ("nll", "texture"), ("residual", "nll", "texture"))
+        },
     }
     restorations = {
         f"{n}, weighted": bench.evaluated(bench.maps(bench.pool(restorations=n))) for n in reversed(RESTORATIONS)

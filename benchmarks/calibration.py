@@ -24,16 +24,11 @@ from scipy.stats import betabinom
 
 from mendscan.cohort.preparing import Prepared, prepare
 from mendscan.config import DetectionSettings
-from mendscan.detection.calibration import (
-    Calibration,
-    Evidence,
-    HealthyPeaks,
-    VoxelCalibration,
-    calibrate_voxels,
-    left_out_maps,
-)
+from mendscan.detection.calibration import Calibration, HealthyPeaks
 from mendscan.detection.conformal import counted_at_most, finding_threshold
 from mendscan.detection.detector import Detector, map_and_findings
+from mendscan.detection.evidence import Evidence
+from mendscan.detection.voxel_calibration import VoxelCalibration, calibrate_voxels, left_out_maps
 from mendscan.errors import SettingsError
 from mendscan.volumes.reading import find_scans, read_volume
 from mendscan.volumes.volume import Volume

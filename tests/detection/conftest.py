@@ -13,9 +13,10 @@ from scipy.ndimage import gaussian_filter
 
 from mendscan.cohort.preparing import prepare
 from mendscan.config import Settings
-from mendscan.detection.calibration import Calibration, CodeThresholds, calibrate_voxels, left_out_maps
+from mendscan.detection.calibration import Calibration, CodeThresholds
 from mendscan.detection.detector import Detector, map_and_findings
 from mendscan.detection.networks import Networks
+from mendscan.detection.voxel_calibration import calibrate_voxels, left_out_maps
 from mendscan.models.bundle import save_bundle
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE

@@ -17,13 +17,14 @@ from scipy.stats import betabinom
 
 from detection.conftest import OBLIQUE, head
 from mendscan.cohort.preparing import prepare
-from mendscan.detection.calibration import Calibration, CodeThresholds, TailTable, VoxelCalibration
+from mendscan.detection.calibration import Calibration, CodeThresholds
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import choose_device
 from mendscan.detection.networks import scan_generator
 from mendscan.detection.restoration import draw_uniforms, restore_by_fixed_point
 from mendscan.detection.scoring import weigh_restorations
 from mendscan.detection.standardising import HealthyReference
+from mendscan.detection.voxel_calibration import HealthyKind, TailTable, VoxelCalibration
 from mendscan.errors import IntensityError, ModelError, SettingsError, UnreadableScanError
 from mendscan.results import Detection
 from mendscan.volumes.reading import read_volume
@@ -147,7 +148,7 @@ def test_a_subset_of_slices_can_be_scored(detector: Detector, scan: Path) -> Non
     settings = detector.settings
     few = settings.model_copy(update={"preparation": settings.preparation.model_copy(update={"scored_slices": 3})})
     networks = replace(detector.networks, settings=few)
-    paper = Calibration(detector.calibration.thresholds, (1.0,), replace(detector.calibration.voxels, residual=None))
+    paper = Calibration(detector.calibration.thresholds, (1.0,), replace(detector.calibration.voxels, kinds={}))
     detection = Detector(networks, paper, model_hash="").detect(scan)
     assert len(detection.slice_scores) == 3
     assert detection.map_XYZ.shape == detection.volume.shape
@@ -319,11 +320,12 @@ def test_the_map_has_the_scans_shape_and_affine(detector: Detector, scan: Path, 
 
 def by_residual_alone(detector: Detector) -> Detector:
     """A detector whose map is the residual r, slightly smoothed, as r / (r + 2.5)."""
-    shape = detector.calibration.voxels.residual.mean_SHW.shape
+    shape = detector.calibration.voxels.kinds["residual"].references[0].mean_SHW.shape
     zero, one, never = (np.full(shape, value, np.float32) for value in (0, 1, 1e6))
     identity = TailTable((0.0, 1.0, 2.0), (0.0, 1.0, 2.0))
     residual, nll = HealthyReference(zero, one, 0.5), HealthyReference(never, one, 0.0)
-    voxels = VoxelCalibration(0.5, residual, nll, identity, identity, scale=2.5)
+    kinds = {"residual": HealthyKind((residual,), identity), "nll": HealthyKind((nll,), identity)}
+    voxels = VoxelCalibration(0.5, kinds, scale=2.5)
     return Detector(detector.networks, replace(detector.calibration, voxels=voxels), model_hash="")
 
 

@@ -13,6 +13,7 @@ import mendscan
 from mendscan.cohort.preparing import prepare
 from mendscan.detection.detector import Detector
 from mendscan.detection.standardising import HealthyReference
+from mendscan.detection.voxel_calibration import HealthyKind
 from mendscan.errors import CohortError, ModelError
 from mendscan.training.calibrating import recalibrate
 from mendscan.volumes.reading import find_scans, read_volume
@@ -48,10 +49,13 @@ def test_healthy_peaks_are_what_detection_finds_with_a_model_of_the_other_scans(
     for path, own in zip(scans, evidence, strict=True):
         others = [each for each in evidence if each is not own]
         references = {
-            name: HealthyReference.fit(np.stack([getattr(e, f"{name}_SHW") for e in others]), sigma_voxels=sigma)
+            name: HealthyKind(
+                (HealthyReference.fit(np.stack([getattr(e, f"{name}_SHW") for e in others]), sigma_voxels=sigma),),
+                calibration.voxels.kinds[name].tail,
+            )
             for name, sigma in (("residual", settings.detection.residual_sigma), ("nll", settings.detection.nll_sigma))
         }
-        without = replace(calibration, voxels=replace(calibration.voxels, **references))
+        without = replace(calibration, voxels=replace(calibration.voxels, kinds=references))
         detection = Detector(networks, without, model_hash="").detect(path, restorations=2, seed=settings.seed)
         found.append(sorted((finding.peak for finding in detection.findings), reverse=True))
     assert sum(map(len, found)) > 5

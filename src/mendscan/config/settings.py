@@ -194,8 +194,10 @@ class DetectionSettings(_Frozen):
     temperature: Amount = 3.0
     """Sharpness of the weights of the restorations, φ = softmax(temperature / mean |y − r|)."""
     voxel_map: Literal["residual", "standardised"] = "residual"
-    """``residual``: the paper's pooled residual, clipped to 1.  ``standardised``: residual and code NLL, each smoothed
+    """``residual``: the paper's pooled residual, clipped to 1.  ``standardised``: kinds of `evidence`, each smoothed
     and standardised by healthy statistics per position, combined by healthy tail probabilities."""
+    evidence: Annotated[tuple[Literal["residual", "nll", "texture"], ...], Field(min_length=1)] = ("residual", "nll")
+    """What speaks for an anomaly in ``standardised``: restorations' residual, code NLL, texture (from both sides)."""
     min_pool: Positive = 3
     """Edge of the minimum filter of ``residual``, in voxels of the model grid: thin edges vanish."""
     mean_pool_SHW: tuple[Positive, Positive, Positive] = (3, 7, 7)
@@ -204,6 +206,8 @@ class DetectionSettings(_Frozen):
     """Gaussian smoothing of the residual before it is standardised, in voxels of the model grid."""
     nll_sigma: Amount = 3.0
     """The same for the code NLL."""
+    texture_sigma: Amount = 1.0
+    """The same for texture."""
     calibration_restorations: Positive = 5
     """Restorations per calibration scan; their residual's statistics hardly depend on it."""
     threshold_quantile: Fraction = 0.995

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mendscan.cohort.preparing import Prepared, evenly_spaced
 from mendscan.config import Settings
-from mendscan.detection.calibration import Evidence
 from mendscan.detection.devices import bfloat16_is_fast
+from mendscan.detection.evidence import Evidence
 from mendscan.detection.restoration import Schedule, draw_uniforms, restore
 from mendscan.detection.scoring import WeightedRestoration, clipped_nll_score, nll_map, weigh_restorations
 from mendscan.errors import SettingsError
@@ -207,7 +207,7 @@ class Networks:
     def evidence(self, scan: EncodedScan, residual_SHW: Float[np.ndarray, "S H W"]) -> Evidence:
         """Return what speaks for an anomaly, voxel by voxel of the model grid."""
         upsampled = nll_map(scan.nll_Shw.numpy(), downsampling=self.settings.vqvae.downsampling)
-        return Evidence(residual_SHW, upsampled, scan.foreground_SHW)
+        return Evidence(residual_SHW, upsampled, scan.slices_SHW.numpy(), scan.foreground_SHW)
 
     def _groups(self, slices: int, restorations: int) -> list[Int[Tensor, " n"]]:
         """Return interleaved groups of slices: neighbours are alike, so that groups are equally much work."""

@@ -13,18 +13,12 @@ from safetensors.torch import load, save
 from mendscan.cohort.preparing import prepare
 from mendscan.cohort.store import measure_cohort
 from mendscan.config import Settings, override, parse_settings
-from mendscan.detection.calibration import (
-    Calibration,
-    CodeThresholds,
-    Evidence,
-    HealthyPeaks,
-    VoxelCalibration,
-    calibrate_voxels,
-    left_out_maps,
-)
+from mendscan.detection.calibration import Calibration, CodeThresholds, HealthyPeaks
 from mendscan.detection.detector import map_and_findings
 from mendscan.detection.devices import choose_device, one_thread
+from mendscan.detection.evidence import Evidence
 from mendscan.detection.networks import EncodedScan, Networks
+from mendscan.detection.voxel_calibration import VoxelCalibration, calibrate_voxels, left_out_maps
 from mendscan.errors import CohortError, ModelError, ScanError, SettingsError
 from mendscan.models.bundle import load_bundle, save_bundle
 from mendscan.models.pixelsnail import PixelSNAIL
@@ -95,7 +89,7 @@ def healthy_peaks(
     Raises:
         ScanError: If a scan cannot be read any more.
     """
-    if voxels.residual is not None and len(scans) < _FEWEST_LEFT_OUT:
+    if voxels.kinds and len(scans) < _FEWEST_LEFT_OUT:
         return None
     progress.begin("find in healthy scans", len(scans))
     found = []

@@ -1,0 +1,104 @@
+"""What speaks for an anomaly at each voxel?  Kinds of evidence, behind one face.
+
+A kind turns what is known of a scan into channels on the model grid.  It is one-sided if only more than usual is
+suspicious (an unlikely code, a large residual), two-sided if less is, too: a blurred place has less texture than a
+healthy one, and its codes are *likely*.  No kind knows any label; what is usual is learnt from healthy scans, by
+`voxel_calibration`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Bool, Float32
+from scipy.ndimage import gaussian_filter
+
+from mendscan.config import DetectionSettings
+
+__all__ = ["KINDS", "Evidence", "EvidenceKind", "texture_energy"]
+
+Channels = Float32[np.ndarray, "C S H W"]
+
+TEXTURE_SIGMAS = (0.0, 0.7, 1.4, 2.8)
+"""Two neighbours limit a band of texture, in voxels of the model grid."""
+TEXTURE_WINDOW = 1.0
+"""σ of the neighbourhood whose energy is taken, in voxels of the model grid."""
+TEXTURE_FLOOR = 1e-3
+"""Energy, in squared prepared intensities, below which texture is none."""
+TWO_SIDED_SIGMA = 1.0
+"""Smoothing of the magnitude of two-sided evidence, in voxels: two neighbouring departures are one."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one scan on the model grid, of which kinds of evidence are made."""
+
+    residual_SHW: Float32[np.ndarray, "S H W"]
+    """Weighted residual of the restorations, in prepared intensities."""
+    nll_SHW: Float32[np.ndarray, "S H W"]
+    """Code NLL, in nats."""
+    slices_SHW: Float32[np.ndarray, "S H W"]
+    """The prepared scan."""
+    foreground_SHW: Bool[np.ndarray, "S H W"]
+    """Where the scan shows something."""
+
+
+@dataclass(frozen=True)
+class EvidenceKind:
+    """One kind of evidence.
+
+    Attributes:
+        channels: What it makes of a scan; higher = more anomalous, or only other if it is two-sided.
+        sigma: The smoothing of each channel before it is standardised, in voxels of the model grid.
+        n_channels: How many channels.
+        two_sided: Whether less than usual is as suspicious as more.
+    """
+
+    channels: Callable[[Evidence], Channels]
+    sigma: Callable[[DetectionSettings], float]
+    n_channels: int = 1
+    two_sided: bool = False
+
+    def excess(self, standardised_CSHW: Channels) -> Float32[np.ndarray, "S H W"]:
+        """Return how far standardised channels are from usual: higher = more anomalous."""
+        if not self.two_sided:
+            return standardised_CSHW.max(axis=0)
+        magnitude_SHW = np.sqrt(np.mean(np.square(standardised_CSHW), axis=0))
+        return gaussian_filter(magnitude_SHW, TWO_SIDED_SIGMA, mode="nearest")
+
+
+def texture_energy(slices_SHW: Float32[np.ndarray, "S H W"]) -> Channels:
+    """Return the log energy of the intensities in bands of detail, around each voxel.
+
+    A band is the difference of two Gaussian smoothings (`TEXTURE_SIGMAS`), its energy the mean square over a Gaussian
+    neighbourhood.
+
+    Args:
+        slices_SHW: Prepared intensities.
+
+    Returns:
+        One channel per band, the finest first; log squared intensities.
+    """
+    blurred = [gaussian_filter(slices_SHW, sigma, mode="nearest") for sigma in TEXTURE_SIGMAS]
+    bands = [fine - coarse for fine, coarse in pairwise(blurred)]
+    energies = [gaussian_filter(np.square(band), TEXTURE_WINDOW, mode="nearest") for band in bands]
+    return np.log(np.stack(energies) + np.float32(TEXTURE_FLOOR))
+
+
+KINDS: Mapping[str, EvidenceKind] = MappingProxyType(
+    {
+        "residual": EvidenceKind(lambda e: e.residual_SHW[None], lambda settings: settings.residual_sigma),
+        "nll": EvidenceKind(lambda e: e.nll_SHW[None], lambda settings: settings.nll_sigma),
+        "texture": EvidenceKind(
+            lambda e: texture_energy(e.slices_SHW),
+            lambda settings: settings.texture_sigma,
+            n_channels=len(TEXTURE_SIGMAS) - 1,
+            two_sided=True,
+        ),
+    }
+)
+"""Every kind by name: the residual of the restorations, the NLL of the codes, texture."""

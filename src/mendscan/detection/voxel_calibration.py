@@ -1,0 +1,220 @@
+"""From evidence to a map in [0, 1]: what is usual at each place, learnt from held-out healthy scans.
+
+Each channel of evidence is smoothed and standardised by its healthy mean and spread per position; each kind becomes the
+−log of its healthy tail probability; the kinds are combined by a soft maximum.  No anomaly is ever seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+
+from mendscan.config import DetectionSettings
+from mendscan.detection.evidence import KINDS, Channels, Evidence
+from mendscan.detection.scoring import pooled_residual
+from mendscan.detection.standardising import HealthyReference, leave_one_out, to_unit_interval
+from mendscan.shapes import MapSHW
+
+__all__ = ["HealthyKind", "TailTable", "VoxelCalibration", "calibrate_voxels", "left_out_maps"]
+
+_USUALLY = 0.1
+"""A position belongs to the anatomy where this share of the healthy scans shows something."""
+
+
+@dataclass(frozen=True)
+class TailTable:
+    """−log of the healthy tail probability of a standardised value, interpolated from quantiles.
+
+    Attributes:
+        values: Ascending quantiles of healthy voxels.
+        nats: −log P(healthy voxel > value) at each; beyond the last, the last slope goes on.
+    """
+
+    values: tuple[float, ...]
+    nats: tuple[float, ...]
+
+    @classmethod
+    def of(cls, healthy: Float[np.ndarray, "..."]) -> TailTable:
+        """Learn the table from healthy voxels, up to the tail that a thousand of them support."""
+        rarest = min(1e-1, 1e3 / healthy.size) if healthy.size > 1e4 else 1e-1
+        tail = np.geomspace(0.9, rarest, 40)
+        values = np.maximum.accumulate(np.quantile(healthy, 1 - tail) + 1e-9 * np.arange(40))
+        return cls(tuple(map(float, values)), tuple(map(float, -np.log(tail))))
+
+    def __call__(self, standardised: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """Return −log tail probability, >= 0; higher = rarer among healthy voxels."""
+        values, nats = np.array(self.values), np.array(self.nats)
+        inside = np.interp(standardised, values, nats, left=0.0)
+        half = len(values) // 2
+        slope = (nats[-1] - nats[half]) / max(values[-1] - values[half], 1e-9)
+        return inside + slope * np.maximum(standardised - values[-1], 0)
+
+
+@dataclass(frozen=True)
+class HealthyKind:
+    """How one kind of evidence is in healthy scans.
+
+    Attributes:
+        references: Healthy mean and spread of each channel.
+        tail: Healthy tail of the excess that the standardised channels show.
+    """
+
+    references: tuple[HealthyReference, ...]
+    tail: TailTable
+
+    def standardised(self, channels_CSHW: Channels) -> Channels:
+        """Return channels in healthy standard deviations above the healthy mean."""
+        pairs = zip(self.references, channels_CSHW, strict=True)
+        return np.stack([reference.standardised(channel_SHW) for reference, channel_SHW in pairs])
+
+
+@dataclass(frozen=True)
+class VoxelCalibration:
+    """What turns evidence into a map in [0, 1].
+
+    Attributes:
+        threshold: The healthy threshold of the map: `threshold_quantile` of healthy voxels lie below.
+        kinds: The kinds of evidence, by name; none for the paper's map.
+        usual_SHW: Share of the healthy scans that show something at each position; where neither they nor the scan do,
+            the map is 0.
+        scale: The combined evidence, in nats, that the map shows as 0.5.
+    """
+
+    threshold: float
+    kinds: Mapping[str, HealthyKind] = field(default_factory=dict)
+    usual_SHW: Float32[np.ndarray, "S H W"] | None = None
+    scale: float = 1.0
+
+    def map_of(self, evidence: Evidence, settings: DetectionSettings) -> MapSHW:
+        """Return the anomaly map on the model grid, in [0, 1]."""
+        if not self.kinds:
+            return _paper_map(evidence, settings)
+        standardised = {name: kind.standardised(KINDS[name].channels(evidence)) for name, kind in self.kinds.items()}
+        return self.map_of_standardised(standardised, evidence.foreground_SHW)
+
+    def map_of_standardised(
+        self, standardised: Mapping[str, Channels], foreground_SHW: Bool[np.ndarray, "S H W"]
+    ) -> MapSHW:
+        """Return the map, in [0, 1], from channels in healthy standard deviations above the healthy mean.
+
+        Raises:
+            ValueError: If this calibration is of the paper's map, which standardises nothing.
+        """
+        if not self.kinds:
+            raise ValueError("the paper's map has no healthy tails")
+        combined = _combined([kind.tail(KINDS[name].excess(standardised[name])) for name, kind in self.kinds.items()])
+        return to_unit_interval(np.where(_scored(foreground_SHW, self.usual_SHW), combined, 0.0), self.scale)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the arrays as JSON values."""
+        tails = {f"{name}_tail": kind.tail for name, kind in self.kinds.items()}
+        return {
+            "map_threshold": self.threshold,
+            "map_scale_nats": self.scale,
+            **{name: {"values": tail.values, "nats": tail.nats} for name, tail in tails.items()},
+        }
+
+    def arrays(self) -> dict[str, Float32[np.ndarray, "S H W"]]:
+        """Return the healthy means and spreads by name."""
+        found = {} if self.usual_SHW is None else {"usual_foreground": self.usual_SHW}
+        for name, kind in self.kinds.items():
+            for channel, reference in zip(_channel_names(name), kind.references, strict=True):
+                found |= {f"{channel}_mean": reference.mean_SHW, f"{channel}_spread": reference.spread_SHW}
+        return found
+
+    @classmethod
+    def from_json(
+        cls, values: Mapping[str, Any], arrays: Mapping[str, Float32[np.ndarray, "S H W"]], settings: DetectionSettings
+    ) -> VoxelCalibration:
+        """Rebuild what `to_json` and `arrays` returned."""
+        kinds = {}
+        for name, kind in KINDS.items():
+            if (table := values.get(f"{name}_tail")) is not None:
+                references = tuple(
+                    HealthyReference(arrays[f"{one}_mean"], arrays[f"{one}_spread"], kind.sigma(settings))
+                    for one in _channel_names(name)
+                )
+                kinds[name] = HealthyKind(references, TailTable(tuple(table["values"]), tuple(table["nats"])))
+        return cls(values["map_threshold"], kinds, arrays.get("usual_foreground"), values["map_scale_nats"])
+
+
+def calibrate_voxels(evidence: Sequence[Evidence], settings: DetectionSettings) -> VoxelCalibration:
+    """Learn the map's statistics and threshold from the evidence of held-out healthy scans."""
+    if settings.voxel_map == "residual":
+        maps = np.stack([_paper_map(each, settings) for each in evidence])
+        return VoxelCalibration(threshold=float(np.quantile(maps, settings.threshold_quantile)))
+    foreground_NSHW = np.stack([each.foreground_SHW for each in evidence])
+    usual_SHW = foreground_NSHW.mean(axis=0, dtype=np.float32)
+    scored_NSHW = _scored(foreground_NSHW, usual_SHW)
+    kinds, nats = dict[str, HealthyKind](), []
+    for name in dict.fromkeys(settings.evidence):
+        kind, sigma = KINDS[name], KINDS[name].sigma(settings)
+        maps_CNSHW = _channels_of(name, evidence)
+        references = tuple(HealthyReference.fit(maps_NSHW, sigma_voxels=sigma) for maps_NSHW in maps_CNSHW)
+        # A scan that helped to set the mean and spread looks more usual than a new one; leaving it out undoes that.
+        left_out_CNSHW = _left_out(maps_CNSHW, sigma)
+        excess_NSHW = np.stack([kind.excess(left_out_CNSHW[:, index]) for index in range(len(evidence))])
+        kinds[name] = HealthyKind(references, TailTable.of(excess_NSHW[scored_NSHW]))
+        nats.append(kinds[name].tail(excess_NSHW[scored_NSHW]))
+    scale = max(float(np.quantile(_combined(nats), settings.threshold_quantile)), 1e-6)
+    return VoxelCalibration(0.5, kinds, usual_SHW, scale)
+
+
+def left_out_maps(
+    voxels: VoxelCalibration, evidence: Sequence[Evidence], settings: DetectionSettings
+) -> Iterator[MapSHW]:
+    """Yield the map of each calibration scan as if it were new: standardised by the *other* scans.
+
+    The paper's map standardises nothing, and is what it is.
+
+    Args:
+        voxels: What `calibrate_voxels` learnt from `evidence`.
+        evidence: Of at least three healthy scans for a standardised map: with two there is no spread without one.
+        settings: The model's.
+
+    Yields:
+        One map per scan, on the model grid, in [0, 1].
+    """
+    if not voxels.kinds:
+        yield from (_paper_map(each, settings) for each in evidence)
+        return
+    left_out = {
+        name: _left_out(_channels_of(name, evidence), kind.references[0].sigma_voxels)
+        for name, kind in voxels.kinds.items()
+    }
+    for index, each in enumerate(evidence):
+        own = {name: maps_CNSHW[:, index] for name, maps_CNSHW in left_out.items()}
+        yield voxels.map_of_standardised(own, each.foreground_SHW)
+
+
+def _channels_of(name: str, evidence: Sequence[Evidence]) -> Float32[np.ndarray, "C N S H W"]:
+    return np.stack([KINDS[name].channels(each) for each in evidence], axis=1)
+
+
+def _left_out(maps_CNSHW: Float32[np.ndarray, "C N S H W"], sigma: float) -> Float32[np.ndarray, "C N S H W"]:
+    return np.stack([leave_one_out(maps_NSHW, sigma_voxels=sigma) for maps_NSHW in maps_CNSHW])
+
+
+def _channel_names(name: str) -> list[str]:
+    count = KINDS[name].n_channels
+    return [name] if count == 1 else [f"{name}_{channel}" for channel in range(count)]
+
+
+def _scored(
+    foreground: Bool[np.ndarray, "*N S H W"], usual_SHW: Float32[np.ndarray, "S H W"] | None
+) -> Bool[np.ndarray, "*N S H W"]:
+    """Return where a scan is scored: where it shows something, or healthy scans usually do (it may be missing here)."""
+    return foreground if usual_SHW is None else foreground | (usual_SHW >= _USUALLY)
+
+
+def _combined(nats: Sequence[Float[np.ndarray, "*any"]]) -> Float[np.ndarray, "*any"]:
+    """Return the cube root of the sum of cubes: a soft maximum in which two voices count a little more than one."""
+    return np.cbrt(np.sum([each**3 for each in nats], axis=0))
+
+
+def _paper_map(evidence: Evidence, settings: DetectionSettings) -> MapSHW:
+    return pooled_residual(evidence.residual_SHW, min_pool=settings.min_pool, mean_pool_SHW=settings.mean_pool_SHW)
