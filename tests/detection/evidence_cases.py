@@ -11,7 +11,7 @@ SHAPE = (6, 12, 14)
 EVERYWHERE = np.ones(SHAPE, dtype=bool)
 PAPER = DetectionSettings(voxel_map="residual", threshold_quantile=0.9)
 STANDARDISED = DetectionSettings(voxel_map="standardised", residual_sigma=1.0, nll_sigma=1.5, threshold_quantile=0.95)
-EVERY_KIND = STANDARDISED.model_copy(update={"evidence": ("residual", "nll", "texture")})
+EVERY_KIND = STANDARDISED.model_copy(update={"evidence": ("texture", "nll", "residual")})
 
 
 def evidence_of(

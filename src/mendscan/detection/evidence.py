@@ -19,9 +19,10 @@ from scipy.ndimage import gaussian_filter
 
 from mendscan.config import DetectionSettings
 
-__all__ = ["KINDS", "Evidence", "EvidenceKind", "texture_energy"]
+__all__ = ["KINDS", "Channels", "Evidence", "EvidenceKind", "texture_energy"]
 
 Channels = Float32[np.ndarray, "C S H W"]
+"""One kind of evidence on the model grid, before or after it is standardised."""
 
 TEXTURE_SIGMAS = (0.0, 0.7, 1.4, 2.8)
 """Two neighbours limit a band of texture, in voxels of the model grid."""

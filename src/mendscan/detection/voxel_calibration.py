@@ -150,8 +150,9 @@ def calibrate_voxels(evidence: Sequence[Evidence], settings: DetectionSettings) 
     foreground_NSHW = np.stack([each.foreground_SHW for each in evidence])
     usual_SHW = foreground_NSHW.mean(axis=0, dtype=np.float32)
     scored_NSHW = _scored(foreground_NSHW, usual_SHW)
-    kinds, nats = dict[str, HealthyKind](), []
-    for name in dict.fromkeys(settings.evidence):
+    kinds: dict[str, HealthyKind] = {}
+    nats = []
+    for name in (name for name in KINDS if name in settings.evidence):
         kind, sigma = KINDS[name], KINDS[name].sigma(settings)
         maps_CNSHW = _channels_of(name, evidence)
         references = tuple(HealthyReference.fit(maps_NSHW, sigma_voxels=sigma) for maps_NSHW in maps_CNSHW)
