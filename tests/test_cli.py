@@ -6,7 +6,9 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from mendscan import cli
 from mendscan.cli import app
+from mendscan.evaluation import bootstrap
 
 OPTIONS = {
     "train": {"input", "output", "preset", "minutes", "steps", "seed", "device", "resume", "set", "debug", "help"},
@@ -132,6 +134,10 @@ def test_evaluating_a_folder_without_results_is_refused(tmp_path) -> None:
     shown = run("evaluate", "-i", tmp_path, "-l", tmp_path / "labels")
     assert shown.exit_code == 2
     assert "no maps and no scores" in re.sub(r"\s+", " ", shown.output)
+
+
+def test_the_command_resamples_as_the_library_does() -> None:
+    assert cli.RESAMPLES == bootstrap.RESAMPLES  # the command cannot import it: its help would wait for numpy
 
 
 @pytest.mark.parametrize("option", [["-o", "out"], ["--compare", "x"], ["--threshold", "0.5"], ["--seed", "3"]])

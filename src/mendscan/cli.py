@@ -212,8 +212,9 @@ def evaluate(
         evaluation = evaluate_folder(results, labels, progress=progress, **options)
         second = None if other is None else evaluate_folder(other, labels, progress=progress, **options)
     show_evaluation(evaluation)
-    differences = None if second is None else compare(evaluation, second)
-    if second is not None and differences is not None:
+    differences = None
+    if second is not None and other is not None:
+        differences = compare(evaluation, second)
         show_differences(differences, results, other, second)
     if output is not None:
         write_evaluation(evaluation, output, differences=differences)

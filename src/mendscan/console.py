@@ -193,9 +193,7 @@ def _figure_cells(figure: Interval) -> tuple[str, str]:
     return value, f"[{figure.low:.3f}, {figure.high:.3f}]" if math.isfinite(figure.low) else ""
 
 
-def show_differences(
-    differences: Mapping[str, Difference], first: Path, second: Path | None, evaluation: Evaluation
-) -> None:
+def show_differences(differences: Mapping[str, Difference], first: Path, second: Path, evaluation: Evaluation) -> None:
     """Print a paired comparison of two methods on the same cases; `evaluation` is the second's."""
     table = Table(title=f"{escape(str(first))} minus {escape(str(second))}, paired over subjects", title_justify="left")
     for name in ("figure", "difference", "interval", "p"):

@@ -7,7 +7,7 @@ loky, scikit-learn's pool, is used because a script that calls mendscan needs no
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,7 +29,7 @@ def each_in_processes(
     initializer: Callable[..., None] | None = None,
     initargs: tuple[Any, ...] = (),
     workers: int | None = None,
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """Run `work(*job)` for each job; yield (index of the job, result) as they finish.
 
     Args:

@@ -246,7 +246,7 @@ def test_a_folder_that_holds_files_is_left_alone(sources: list[Path], tmp_path: 
     assert files_of(tmp_path) == {"notes.txt": b"mine"}
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_scan_is_named(sources: list[Path], tmp_path: Path, workers: int) -> None:
     (tmp_path / "broken.nii.gz").write_bytes(b"no scan")
     with pytest.raises(UnreadableScanError, match=r"broken\.nii\.gz"):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import shutil
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -54,7 +55,7 @@ ANOMALY_COLUMNS = (
     *("radius_mm", "voxels", "size", "strength", "contrast"),
 )
 MOST_PER_SCAN = 100
-"""No scan has room for more anomalies that do not touch."""
+"""Far more than a scan has room for; what is dealt beyond its room is left out."""
 _PARTS = ("scans", "labels", "anomalies.csv", "cases.csv")
 
 
@@ -229,13 +230,18 @@ def write_cases(
     added: list[tuple[Anomaly, ...]] = [()] * len(requests)
     progress.begin("simulate", len(requests))
     jobs = [(request, folder) for request in requests]
-    for index, outcome in each_in_processes(write_case, jobs, expected=MendscanError, workers=workers):
-        if isinstance(outcome, MendscanError):
-            for part in ("scans", "labels"):  # or the next attempt would be refused
-                shutil.rmtree(folder / part, ignore_errors=True)
-            raise outcome
-        added[index] = outcome
-        progress.advance()
+    try:
+        # Closed before anything is removed: no process may still be writing.
+        with closing(each_in_processes(write_case, jobs, expected=MendscanError, workers=workers)) as outcomes:
+            for index, outcome in outcomes:
+                if isinstance(outcome, MendscanError):
+                    raise outcome
+                added[index] = outcome
+                progress.advance()
+    except MendscanError:
+        for part in ("scans", "labels"):  # or the next attempt would be refused
+            shutil.rmtree(folder / part, ignore_errors=True)
+        raise
     cases = tuple(request.case for request in requests)
     anomalies = {case.name: one for case, one in zip(cases, added, strict=True)}
     write_csv(folder / "anomalies.csv", _anomaly_rows(anomalies), ANOMALY_COLUMNS)
