@@ -264,7 +264,7 @@ def test_a_scan_without_room_is_named(sources: list[Path], tmp_path: Path) -> No
 # What trains never imports what is for evaluation only.
 
 
-FOR_EVALUATION_ONLY = ("anomal", "artefacts", "kspace_artefacts", "selection_kinds", "suite", "labelled_")
+FOR_EVALUATION_ONLY = ("anomal", "artefacts", "kspace_artefacts", "selection_", "suite", "labelled_")
 BLIND_ROOMS = ("training", "models", "detection", "baselines")
 
 

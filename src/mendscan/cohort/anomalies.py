@@ -61,7 +61,7 @@ class Anomaly:
     """One anomaly that was added: local, or of a whole scan, which has no place and no size.
 
     Attributes:
-        kind: A key of `LOCAL_KINDS`, or of `ARTEFACTS` for a whole scan.
+        kind: A key of `LOCAL_KINDS`, or of `ALL_ARTEFACTS` for a whole scan.
         strength: Root mean square change over the label (a whole scan: over its foreground), in robust spreads of the
             scan's foreground.
         contrast: Of a local anomaly, by its strength; of a whole scan, the third of the severity it was drawn from.

@@ -5,12 +5,13 @@ Ten pure functions with the same face::
     artefact(voxels_XYZ, *, rng, reference, severity) -> voxels_XYZ of the same shape
 
 `severity` from 0 to 1 goes through the range in each docstring: below 1/3 is faint, below 2/3 medium, above plain.
-Which artefacts there are follows TorchIO (Pérez-García et al., 2021); the definitions here are our own.
+Which artefacts there are follows TorchIO (Pérez-García et al., 2021); the definitions here are our own.  Settings are
+chosen on `selection_artefacts` instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -19,10 +20,22 @@ from scipy import ndimage
 
 from mendscan.cohort.anomaly_reference import Reference
 from mendscan.cohort.kspace_artefacts import ghosting, gibbs, motion, noise, spikes
+from mendscan.cohort.selection_artefacts import SELECTION_ARTEFACTS
 from mendscan.errors import SettingsError
 from mendscan.shapes import VoxelsXYZ
 
-__all__ = ["ARTEFACTS", "Artefact", "apply_artefact", "bias", "contrast", "crop", "dropout", "flip"]
+__all__ = [
+    "ALL_ARTEFACTS",
+    "ARTEFACTS",
+    "Artefact",
+    "apply_artefact",
+    "bias",
+    "check_artefacts",
+    "contrast",
+    "crop",
+    "dropout",
+    "flip",
+]
 
 # From the faintest (severity 0) to the plainest (severity 1); chosen by eye.  They define the evaluation set.
 _BIAS_LOG = (0.2, 0.9)  # largest departure of the field's logarithm from its mean
@@ -150,7 +163,10 @@ ARTEFACTS: Mapping[str, Artefact] = MappingProxyType(
         "contrast": contrast,
     }
 )
-"""Every whole-scan artefact by its name in `anomalies.csv`."""
+"""Every whole-scan artefact that is reported, by its name in `anomalies.csv`."""
+
+ALL_ARTEFACTS: Mapping[str, Artefact] = MappingProxyType({**ARTEFACTS, **SELECTION_ARTEFACTS})
+"""Both families, the reported one first; they share no name."""
 
 
 def apply_artefact(
@@ -160,7 +176,7 @@ def apply_artefact(
 
     Args:
         voxels_XYZ: The scan, in any unit; not altered.
-        kind: A key of `ARTEFACTS`.
+        kind: A key of `ALL_ARTEFACTS`.
         rng: Source of everything that is random.
         reference: Of this scan.
         severity: 0 to 1; see `severity_of`.
@@ -172,14 +188,25 @@ def apply_artefact(
         SettingsError: If the kind is unknown.
         ValueError: If the severity is not from 0 to 1.
     """
-    if kind not in ARTEFACTS:
-        raise SettingsError("unknown artefact", where="artefact_kinds", found=kind, expected=", ".join(ARTEFACTS))
+    check_artefacts((kind,))
     if not 0.0 <= severity <= 1.0:
         raise ValueError(f"severity {severity} is not from 0 to 1")
-    altered_XYZ = ARTEFACTS[kind](voxels_XYZ, rng=rng, reference=reference, severity=severity)
+    altered_XYZ = ALL_ARTEFACTS[kind](voxels_XYZ, rng=rng, reference=reference, severity=severity)
     inside_XYZ = reference.foreground_XYZ
     change = (altered_XYZ[inside_XYZ] - voxels_XYZ[inside_XYZ]).astype(np.float64)
     return altered_XYZ, float(np.sqrt(np.mean(change**2))) / reference.spread
+
+
+def check_artefacts(kinds: Sequence[str]) -> None:
+    """Check which artefacts are asked for, before anything is computed.
+
+    Raises:
+        SettingsError: If a kind is unknown, or there is none.
+    """
+    unknown = sorted(set(kinds) - set(ALL_ARTEFACTS))
+    if unknown or not kinds:
+        expected = f"{', '.join(ARTEFACTS)}; for choosing settings {', '.join(SELECTION_ARTEFACTS)}"
+        raise SettingsError("unknown artefact", where="artefact_kinds", found=unknown or "none", expected=expected)
 
 
 def _between(ends: tuple[float, float], severity: float) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mendscan.cohort.anomaly_kinds import KINDS
 from mendscan.cohort.anomaly_strata import CONTRASTS, deal
-from mendscan.cohort.artefacts import ARTEFACTS
+from mendscan.cohort.artefacts import ARTEFACTS, check_artefacts
 from mendscan.cohort.labelled_case import Case, CaseRequest
 from mendscan.cohort.labelled_cohort import (
     LabelledCohort,
@@ -58,7 +58,7 @@ def write_suite(
         artefacts: How many become a case with one artefact; None = all.
         per_scan: Fewest and most local anomalies in one scan.
         kinds: Which local anomalies: keys of `KINDS`, or of `SELECTION_KINDS` to choose settings on.
-        artefact_kinds: Which artefacts: keys of `ARTEFACTS`.
+        artefact_kinds: Which artefacts: keys of `ARTEFACTS`, or of `SELECTION_ARTEFACTS` to choose settings on.
         radius_mm: Smallest and largest radius; None = from each scan, see `radius_range_mm`.
         workers: Processes; None = one per core, 0 = none beside this one.  The files do not depend on it.
         progress: Told of every case.
@@ -76,7 +76,7 @@ def write_suite(
     subjects = distinct_subjects(scans)
     _check_counts(counts, len(scans), seed)
     check_local(kinds, radius_mm, per_scan)
-    _check_artefacts(artefact_kinds)
+    check_artefacts(artefact_kinds)
     refuse_occupied(Path(folder))
     # One stream for each part, so that fewer cases of one part leave the others as they are.
     drawn = [set(_stream(seed, k).permutation(len(scans))[:count].tolist()) for k, count in enumerate(counts)]
@@ -121,10 +121,3 @@ def _check_counts(counts: Sequence[int], scans: int, seed: int) -> None:
             raise SettingsError("more or fewer cases than can be", where=name, found=count, expected=f"0 to {scans}")
     if not any(counts):
         raise SettingsError("no case is asked for", found="0 local, healthy and artefacts", expected="at least 1")
-
-
-def _check_artefacts(kinds: Sequence[str]) -> None:
-    unknown = sorted(set(kinds) - set(ARTEFACTS))
-    if unknown or not kinds:
-        expected = ", ".join(ARTEFACTS)
-        raise SettingsError("unknown artefact", where="artefact_kinds", found=unknown or "none", expected=expected)
