@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mendscan.exits import EXIT_ALL_FAILED, EXIT_INTERNAL, EXIT_SOME_FAILED, reports_errors
+from mendscan.options import Device, DeviceOption, Precision, Preset, Schedule, Scores, SeedOption, SetOption
 
 __all__ = ["app", "main"]
 
@@ -26,43 +26,6 @@ app = typer.Typer(
     "Research use only; not a medical device. A score means unlikely under the training set, not disease.",
 )
 
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class Preset(StrEnum):
-    """Where the settings come from."""
-
-    auto = "auto"
-    brain = "brain"
-    abdomen = "abdomen"
-
-
-class Schedule(StrEnum):
-    """How restored codes are computed."""
-
-    incremental = "incremental"
-    fixed_point = "fixed-point"
-    sequential = "sequential"
-
-
-class Precision(StrEnum):
-    """In which arithmetic restorations are drawn and decoded."""
-
-    exact = "exact"
-    fast = "fast"
-
-
-DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the best there is.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting, as section.key=value; may be repeated.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
-
 RESAMPLES = 2000
 
 
@@ -74,7 +37,7 @@ def train(
     preset: Annotated[
         Preset, typer.Option(help="auto derives settings; brain and abdomen are the paper's.")
     ] = Preset.auto,
-    minutes: Annotated[float | None, typer.Option(help="Time for both networks; 30 by default.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time for all networks; 30 by default.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps instead of minutes; repeats a run exactly.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,
@@ -130,6 +93,9 @@ def detect(
         float | None,
         typer.Option(help="Keep findings so strong that a healthy scan has at most this many; all by default."),
     ] = None,
+    scores: Annotated[
+        Scores, typer.Option(help="auto: as the model was planned; paper: score and map of Naval Marimont & Tarroni.")
+    ] = Scores.auto,
     workers: Annotated[int | None, typer.Option(min=0, help="Cores to use; all by default.")] = None,
 ) -> None:
     """Score scans, restore them and map where they depart from healthy anatomy.
@@ -153,6 +119,7 @@ def detect(
             precision=precision.value,
             false_positive_rate=false_positive_rate,
             false_positives_per_scan=false_positives_per_scan,
+            scores=scores.value,
             workers=workers,
             after_save=save_figure,
             progress=progress,

@@ -49,6 +49,12 @@ SCORE_COLUMNS = (
     "score",
     "p_value",
     "flagged",
+    "part",
+    "local",
+    "local_p_value",
+    "acquisition",
+    "acquisition_p_value",
+    "paper_score",
     "max_slice",
     "max_slice_axis",
     "map_max",
@@ -104,15 +110,19 @@ class Detection:
 
     Attributes:
         volume: The scan.
-        score: Sample score in nats, >= 0; higher = less likely under the healthy training scans.
+        score: Higher = less likely under the healthy training scans.  The largest of `parts`, or the paper's.
         p_value: Conformal p-value of the score among the healthy calibration scans.
-        slice_scores: Score of each slice that was scored, in nats.
+        slice_scores: The paper's score of each slice that was scored, in nats.
         slice_indices: Index of each in the scan's RAS+ voxels, along `slice_axis`.
         slice_axis: ``X``, ``Y`` or ``Z``.
         map_XYZ: Anomaly map on the scan's RAS+ grid, in [0, 1], higher = more anomalous; None if none was wanted.
         restored_XYZ: The healthy version, in the scan's intensity scale; None if none was wanted.
         threshold: The map's healthy threshold.
         findings: Components of the map above it, most anomalous first.
+        parts: What the score is made of: ``local`` (something is in the scan) and ``acquisition`` (it was taken in
+            another way), in healthy standard deviations; empty if it is the paper's.
+        part_p_values: Conformal p-value of each part alone.
+        paper_score: The paper's sample score in nats, >= 0.
         seconds: Time it took.
     """
 
@@ -126,12 +136,20 @@ class Detection:
     restored_XYZ: VoxelsXYZ | None
     threshold: float
     findings: tuple[Finding, ...] = field(default=())
+    parts: Mapping[str, float] = field(default_factory=dict)
+    part_p_values: Mapping[str, float] = field(default_factory=dict)
+    paper_score: float | None = None
     seconds: float = 0.0
 
     @property
     def case(self) -> str:
         """The scan's name."""
         return self.volume.name
+
+    @property
+    def part(self) -> str | None:
+        """The part that decided the score; None if it is the paper's."""
+        return max(self.parts, key=lambda name: self.parts[name]) if self.parts else None
 
     @property
     def anomaly_map(self) -> Float[np.ndarray, "I J K"] | None:
@@ -170,6 +188,10 @@ class Detection:
             "status": "ok",
             "score": round(self.score, 6),
             "p_value": round(self.p_value, 6),
+            "part": self.part,
+            **{name: round(value, 6) for name, value in self.parts.items()},
+            **{f"{name}_p_value": round(value, 6) for name, value in self.part_p_values.items()},
+            "paper_score": None if self.paper_score is None else round(self.paper_score, 6),
             "max_slice": index,
             "max_slice_axis": axis,
             "map_max": peak,

@@ -31,7 +31,7 @@ def without(voxels: VoxelCalibration, others: list[Evidence], settings: Detectio
         channels = [KINDS[name].channels(each) for each in others]
         sigma = KINDS[name].sigma(settings)
         references = [HealthyReference.fit(np.stack(maps), sigma_voxels=sigma) for maps in zip(*channels, strict=True)]
-        kinds[name] = HealthyKind(tuple(references), known.tail)
+        kinds[name] = known if KINDS[name].relative else HealthyKind(tuple(references), known.tail)
     return replace(voxels, kinds=kinds)
 
 
@@ -80,7 +80,8 @@ def test_maps_are_in_the_unit_interval_whatever_the_evidence(settings: Detection
     voxels = calibrate_voxels(healthy_evidence(n), settings)
     generator = np.random.default_rng(3)
     for scale in (0.0, 1.0, 1e6):
-        evidence = Evidence(*(scale * generator.exponential(size=(3, *SHAPE))).astype(np.float32), EVERYWHERE)
+        drawn = (scale * generator.exponential(size=(4, *SHAPE))).astype(np.float32)
+        evidence = Evidence(*drawn[:3], EVERYWHERE, drawn[3])
         found = voxels.map_of(evidence, settings)
         assert found.shape == SHAPE
         assert found.min() >= 0
@@ -195,4 +196,4 @@ def test_the_papers_map_needs_no_leaving_out() -> None:
     for each, found in zip(evidence, left_out_maps(voxels, evidence, PAPER), strict=True):
         np.testing.assert_array_equal(found, voxels.map_of(each, PAPER))
     with pytest.raises(ValueError, match="no healthy tails"):
-        voxels.map_of_standardised({}, EVERYWHERE)
+        voxels.nats_of_standardised({}, EVERYWHERE)

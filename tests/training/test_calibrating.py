@@ -48,14 +48,11 @@ def test_healthy_peaks_are_what_detection_finds_with_a_model_of_the_other_scans(
     found = []
     for path, own in zip(scans, evidence, strict=True):
         others = [each for each in evidence if each is not own]
-        references = {
-            name: HealthyKind(
-                (HealthyReference.fit(np.stack([getattr(e, f"{name}_SHW") for e in others]), sigma_voxels=sigma),),
-                calibration.voxels.kinds[name].tail,
-            )
-            for name, sigma in (("residual", settings.detection.residual_sigma), ("nll", settings.detection.nll_sigma))
-        }
-        without = replace(calibration, voxels=replace(calibration.voxels, kinds=references))
+        nll = np.stack([each.nll_SHW for each in others])
+        reference = HealthyReference.fit(nll, sigma_voxels=settings.detection.nll_sigma)
+        kinds = calibration.voxels.kinds
+        of_others = {**kinds, "nll": HealthyKind((reference,), kinds["nll"].tail)}
+        without = replace(calibration, voxels=replace(calibration.voxels, kinds=of_others))
         detection = Detector(networks, without, model_hash="").detect(path, restorations=2, seed=settings.seed)
         found.append(sorted((finding.peak for finding in detection.findings), reverse=True))
     assert sum(map(len, found)) > 5

@@ -80,7 +80,7 @@ def test_another_seed_gives_another_model(model: Path, healthy: Path, tmp_path: 
     assert digests(tmp_path / "other")["model.safetensors"] != digests(model)["model.safetensors"]
 
 
-@pytest.mark.parametrize(("stage", "step"), [("vqvae", 1), ("vqvae", 9), ("prior", 5)])
+@pytest.mark.parametrize(("stage", "step"), [("vqvae", 1), ("vqvae", 4), ("prior", 5), ("discriminator", 7)])
 def test_stopped_and_resumed_equals_uninterrupted(
     model: Path, healthy: Path, tmp_path: Path, stage: str, step: int
 ) -> None:

@@ -99,7 +99,7 @@ def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False)
         training=_AUTO_TRAINING.model_copy(
             update={"batch_slices": batch, "precision": "bfloat16" if bfloat16_is_fast else "float32"}
         ),
-        detection=DetectionSettings(voxel_map="standardised", calibration_restorations=3),
+        detection=_AUTO_DETECTION,
         seed=seed,
     )
     decisions = (
@@ -136,8 +136,14 @@ _AUTO_TRAINING = TrainingSettings(
     schedule="one-cycle",
     clip="norm",
     weight_decay=0.01,
+    discriminator_share=0.65,
     vqvae_share=0.4,
     prior_views=4,
+)
+
+
+_AUTO_DETECTION = DetectionSettings(
+    voxel_map="standardised", evidence=("nll", "discriminator"), scan_score="parts", calibration_restorations=3
 )
 
 
@@ -248,6 +254,16 @@ def _network_decisions(settings: Settings) -> list[Decision]:
             "prior",
             f"{settings.prior.channels} channels, {settings.prior.blocks}×{settings.prior.layers_per_block} pairs",
             "trains to its best within minutes on two CPU cores; larger ones overfit a small cohort",
+        ),
+        Decision(
+            "discriminator",
+            f"{_times(settings.discriminator.channels)} channels, {settings.discriminator.batch_scans} scans a step",
+            "learns from self-made faults in healthy scans; finds what the prior is blind to",
+        ),
+        Decision(
+            "detection.evidence",
+            ", ".join(settings.detection.evidence),
+            "of all combinations the best on anomalies kept for choosing, in validation scans",
         ),
         Decision(
             "training.batch_slices",

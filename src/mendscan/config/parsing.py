@@ -31,6 +31,7 @@ def parse_settings(values: dict[str, Any], *, where: object) -> Settings:
     _check_shapes(settings, where)
     _check_preparation(settings, where)
     _check_ranges(settings, where)
+    _check_evidence(settings, where)
     return settings
 
 
@@ -137,6 +138,25 @@ def _check_preparation(settings: Settings, where: object) -> None:
         raise SettingsError("preparation.spacing_mm is missing", where=where, remedy="give it for fit=resample")
     if settings.slices <= 2 * settings.preparation.training_margin_slices:
         raise SettingsError("training_margin_slices leaves no slice to train on", where=where, found=settings.slices)
+
+
+def _check_evidence(settings: Settings, where: object) -> None:
+    detection = settings.detection
+    if detection.voxel_map == "residual" and detection.scan_score == "parts":
+        raise SettingsError(
+            "the parts of the scan score need the standardised map",
+            where=where,
+            found="detection.voxel_map=residual",
+            remedy="set detection.scan_score=paper, or detection.voxel_map=standardised",
+        )
+    if detection.voxel_map != "standardised" or settings.has_discriminator or "discriminator" not in detection.evidence:
+        return
+    raise SettingsError(
+        "the discriminator is evidence, but none is trained",
+        where=where,
+        found="training.discriminator_share=0",
+        remedy="give it a share of the steps, or leave it out of detection.evidence",
+    )
 
 
 def _check_ranges(settings: Settings, where: object) -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "AugmentationSettings",
     "CodebookSettings",
     "DetectionSettings",
+    "DiscriminatorSettings",
     "PreparationSettings",
     "PriorSettings",
     "Settings",
@@ -149,13 +150,28 @@ class PriorSettings(_Frozen):
     """Probability with which a block drops a whole channel in training."""
 
 
+class DiscriminatorSettings(_Frozen):
+    """The network that learns from self-made faults in healthy scans; not part of the paper."""
+
+    channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64, 128)
+    """Width at each resolution, from blocks of 2×2×2 voxels on; each halves it."""
+    batch_scans: Positive = 4
+    """Whole scans per step."""
+    learning_rate: Size = 2e-3
+    """Largest learning rate."""
+    deformed: Fraction = 0.3
+    """Part of the scans that are turned, stretched and bent a little before faults are put in."""
+
+
 class TrainingSettings(_Frozen):
-    """The two optimisations and their budget."""
+    """The optimisations and their budget."""
 
     steps: Positive | None = None
-    """Steps of both networks together; None = what fits into the time given, fixed before training and recorded."""
+    """Steps of all networks together; None = what fits into the time given, fixed before training and recorded."""
+    discriminator_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Part of `steps` that the discriminator takes; 0 = there is none (the paper)."""
     vqvae_share: Fraction = 0.45
-    """Part of `steps` that the VQ-VAE takes; the prior takes the rest."""
+    """Part of the other steps that the VQ-VAE takes; the prior takes the rest."""
     batch_slices: Positive = 64
     """Slices per step."""
     optimiser: Literal["adam", "adamw"] = "adam"
@@ -196,8 +212,12 @@ class DetectionSettings(_Frozen):
     voxel_map: Literal["residual", "standardised"] = "residual"
     """``residual``: the paper's pooled residual, clipped to 1.  ``standardised``: kinds of `evidence`, each smoothed
     and standardised by healthy statistics per position, combined by healthy tail probabilities."""
-    evidence: Annotated[tuple[Literal["residual", "nll", "texture"], ...], Field(min_length=1)] = ("residual", "nll")
-    """What speaks for an anomaly in ``standardised``: restorations' residual, code NLL, texture (from both sides)."""
+    evidence: Annotated[tuple[Literal["residual", "nll", "texture", "discriminator"], ...], Field(min_length=1)] = (
+        "residual",
+        "nll",
+    )
+    """What speaks for an anomaly in ``standardised``: restorations' residual, code NLL, texture (from both sides), and
+    what the discriminator takes for a fault."""
     min_pool: Positive = 3
     """Edge of the minimum filter of ``residual``, in voxels of the model grid: thin edges vanish."""
     mean_pool_SHW: tuple[Positive, Positive, Positive] = (3, 7, 7)
@@ -208,8 +228,15 @@ class DetectionSettings(_Frozen):
     """The same for the code NLL."""
     texture_sigma: Amount = 1.0
     """The same for texture."""
+    discriminator_sigma: Amount = 0.7
+    """The same for the discriminator's logit, which is not standardised: it was trained against what is usual."""
     calibration_restorations: Positive = 5
     """Restorations per calibration scan; their residual's statistics hardly depend on it."""
+    scan_score: Literal["paper", "parts"] = "paper"
+    """``paper``: the sum of the code NLL above λ_s.  ``parts``: the more anomalous of the map's highest voxels and the
+    way the scan was taken, each in healthy standard deviations."""
+    scan_top_share: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Part of the scored voxels, the highest, whose mean evidence speaks for the scan."""
     threshold_quantile: Fraction = 0.995
     """The healthy threshold is this quantile of the map's voxels on healthy calibration scans."""
 
@@ -224,6 +251,7 @@ class Settings(_Frozen):
     vqvae: VqvaeSettings
     codebook: CodebookSettings = CodebookSettings()
     prior: PriorSettings = PriorSettings()
+    discriminator: DiscriminatorSettings = DiscriminatorSettings()
     training: TrainingSettings = TrainingSettings()
     detection: DetectionSettings = DetectionSettings()
     seed: int = 0
@@ -236,6 +264,16 @@ class Settings(_Frozen):
             n for n, axis in zip(self.preparation.shape_XYZ, "XYZ", strict=True) if axis != self.slice_axis
         )
         return height, width
+
+    @property
+    def shape_SHW(self) -> tuple[int, int, int]:
+        """(S, H, W): the model grid, slice axis first."""
+        return self.slices, *self.slice_shape
+
+    @property
+    def has_discriminator(self) -> bool:
+        """Whether a discriminator is trained."""
+        return self.training.discriminator_share > 0
 
     @property
     def slice_axis(self) -> str:

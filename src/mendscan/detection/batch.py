@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import mendscan
-from mendscan.detection.calibration import Calibration
+from mendscan.detection.calibration import Calibration, Scores
 from mendscan.detection.conformal import counted_at_most, smallest_p_value
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import choose_device
@@ -51,6 +51,7 @@ class _Options:
     precision: Precision
     false_positive_rate: float
     false_positives_per_scan: float | None
+    scores: Scores
 
 
 def detect_folder(
@@ -66,6 +67,7 @@ def detect_folder(
     precision: Precision = "exact",
     false_positive_rate: float = 0.05,
     false_positives_per_scan: float | None = None,
+    scores: Scores = "auto",
     workers: int | None = None,
     after_save: AfterSave | None = None,
     progress: Progress | None = None,
@@ -88,6 +90,7 @@ def detect_folder(
             calibration scans for it none is flagged or cleared, and `progress` is told.
         false_positives_per_scan: Keep only findings so strong that a healthy scan has at most this many, on average;
             None keeps all.
+        scores: ``auto``: score and map as the model's settings have them; ``paper``: the paper's.
         workers: Cores to use; None = all on the CPU, and no process beside an accelerator.  Scans are shared out to
             processes, the slices of each scan to the cores that are left.
         after_save: Called, in the worker, with each detection and the results folder.
@@ -103,7 +106,9 @@ def detect_folder(
     paths = find_scans(scans)
     processes, threads = _share_cores(len(paths), workers, on_cpu=choose_device(device).type == "cpu")
     detector = Detector.load(model, device=device, workers=threads)
-    options = _Options(restorations, seed, maps, schedule, precision, false_positive_rate, false_positives_per_scan)
+    options = _Options(
+        restorations, seed, maps, schedule, precision, false_positive_rate, false_positives_per_scan, scores
+    )
     run = _run_facts(detector, options) | _healthy_thresholds(detector.calibration, options, progress)
     make_folder(folder)
     score_rows: list[dict[str, Any]] = []
@@ -161,6 +166,7 @@ def _detect_one(
         schedule=options.schedule,
         precision=options.precision,
         false_positives_per_scan=options.false_positives_per_scan,
+        scores=options.scores,
     )
     if options.maps:
         detection.save(folder)
@@ -186,7 +192,7 @@ def _healthy_thresholds(calibration: Calibration, options: _Options, progress: P
     rate, count, scans = options.false_positive_rate, options.false_positives_per_scan, len(calibration.healthy_scores)
     score_threshold = finding_threshold = None
     try:
-        score_threshold = calibration.score_threshold(false_positive_rate=rate)
+        score_threshold = calibration.score_threshold(false_positive_rate=rate, scores=options.scores)
     except SettingsError as error:
         if error.code != "E_TOO_FEW_SCANS":
             raise
@@ -216,7 +222,8 @@ def _run_facts(detector: Detector, options: _Options) -> dict[str, Any]:
         "maps": options.maps,
         "schedule": options.schedule,
         "precision": options.precision,
-        "map_threshold": detector.calibration.voxels.threshold,
+        "scores": options.scores,
+        "map_threshold": detector.calibration.map_threshold(options.scores),
         "calibration_scans": len(detector.calibration.healthy_scores),
         "settings": settings.model_dump(mode="json"),
         "notice": "Research use only; not a medical device. Higher = less likely under the healthy training scans.",

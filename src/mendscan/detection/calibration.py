@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float
 
 from mendscan.config import DetectionSettings
+from mendscan.detection.acquisition import AcquisitionReference
 from mendscan.detection.conformal import (
     conformal_p_value,
     expected_false_findings,
     finding_threshold,
     score_threshold,
 )
+from mendscan.detection.scan_score import ScanCalibration, ScanScore, top_mean
 from mendscan.detection.voxel_calibration import VoxelCalibration
 from mendscan.errors import ModelError
+from mendscan.shapes import MapSHW
 
-__all__ = ["Calibration", "CodeThresholds", "HealthyPeaks"]
+__all__ = ["Calibration", "CodeThresholds", "HealthyPeaks", "ScanReference", "Scores"]
+
+Scores = Literal["auto", "paper"]
+"""``auto``: score and map as the model's settings have them.  ``paper``: the sum of the code NLL above λ_s, and the
+pooled residual."""
+
+_ACQUISITION = "acquisition_"
 
 HealthyPeaks = tuple[tuple[float, ...], ...]
 """Largest map value of each finding of each calibration scan; a scan without findings has an empty tuple."""
@@ -41,6 +51,19 @@ class CodeThresholds:
 
 
 @dataclass(frozen=True)
+class ScanReference:
+    """What the parts of the scan score are measured against.
+
+    Attributes:
+        acquisition: How the training scans were taken.
+        scores: How the parts are in the calibration scans.
+    """
+
+    acquisition: AcquisitionReference
+    scores: ScanCalibration
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Thresholds, the healthy distribution of scores and findings, and the maps' healthy statistics.
 
@@ -51,22 +74,72 @@ class Calibration:
 
     thresholds: CodeThresholds
     healthy_scores: tuple[float, ...]
-    """Sample scores of the calibration scans, ascending."""
+    """The paper's sample scores of the calibration scans, in nats, ascending."""
     voxels: VoxelCalibration
     healthy_peaks: HealthyPeaks | None = None
     """Peaks of the findings in each calibration scan, in no order of scans; None if they are not known."""
+    scan: ScanReference | None = None
+    """Of the scan score in parts; None if the model has the paper's."""
+    paper_map_threshold: float | None = None
+    """Healthy threshold of the paper's map, where the model has another one."""
 
     def p_value(self, score: float) -> float:
-        """Return the conformal p-value of a scan's score, never below 1 / (n + 1)."""
+        """Return the conformal p-value of the paper's score, never below 1 / (n + 1)."""
         return conformal_p_value(score, self.healthy_scores)
 
-    def score_threshold(self, *, false_positive_rate: float) -> float:
-        """Return what a healthy scan's score exceeds with at most the wanted probability, in nats.
+    def scan_score(
+        self,
+        nats_SHW: MapSHW,
+        foreground_SHW: Bool[np.ndarray, "S H W"],
+        slices_SHW: MapSHW,
+        settings: DetectionSettings,
+    ) -> ScanScore | None:
+        """Return the scan score in parts; None if the model has the paper's.
+
+        Args:
+            nats_SHW: Combined evidence of the scored slices.
+            foreground_SHW: Where they show something.
+            slices_SHW: The whole prepared scan.
+            settings: The model's.
+        """
+        if self.scan is None:
+            return None
+        highest = nats_SHW[self.voxels.scored(foreground_SHW)]
+        return self.scan.scores.score(
+            {
+                "local": top_mean(highest, settings.scan_top_share),
+                "acquisition": self.scan.acquisition.distance(slices_SHW),
+            }
+        )
+
+    def healthy(self, scores: Scores = "auto") -> Sequence[float]:
+        """Return the calibration scans' scores of the kind that detection gives, ascending."""
+        return self.healthy_scores if self.scan is None or scores == "paper" else self.scan.scores.healthy_scores
+
+    def map_threshold(self, scores: Scores = "auto") -> float:
+        """Return the healthy threshold of the map that detection gives.
+
+        Raises:
+            ModelError: If the model does not know that of the paper's map.
+        """
+        if scores == "auto" or not self.voxels.kinds:
+            return self.voxels.threshold
+        if self.paper_map_threshold is None:
+            raise ModelError(
+                "the model does not know the healthy threshold of the paper's map",
+                code="E_MODEL_PAPER",
+                found="a model of an earlier version",
+                remedy="train again, or detect with --scores auto",
+            )
+        return self.paper_map_threshold
+
+    def score_threshold(self, *, false_positive_rate: float, scores: Scores = "auto") -> float:
+        """Return what a healthy scan's score exceeds with at most the wanted probability.
 
         Raises:
             SettingsError: If there are too few calibration scans for the rate.
         """
-        return score_threshold(self.healthy_scores, false_positive_rate=false_positive_rate)
+        return score_threshold(self.healthy(scores), false_positive_rate=false_positive_rate)
 
     def finding_threshold(self, *, false_positives_per_scan: float) -> float:
         """Return what the peaks of at most the wanted number of findings of a healthy scan exceed, on average.
@@ -92,27 +165,38 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         """Return all but the arrays as JSON values; `arrays` has the rest."""
         peaks = {} if self.healthy_peaks is None else {"healthy_peaks": [list(peaks) for peaks in self.healthy_peaks]}
+        scan = {} if self.scan is None else {"scan": self.scan.scores.to_json()}
+        paper = {} if self.paper_map_threshold is None else {"paper_map_threshold": self.paper_map_threshold}
         return {
             "score_threshold_nats": self.thresholds.score,
             "restoration_threshold_nats": self.thresholds.restoration,
             "healthy_scores": list(self.healthy_scores),
             **peaks,
+            **scan,
+            **paper,
             **self.voxels.to_json(),
         }
 
-    def arrays(self) -> dict[str, Float32[np.ndarray, "S H W"]]:
-        """Return the healthy means and spreads by name."""
-        return self.voxels.arrays()
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the healthy means and spreads by name, and what acquisition is measured against."""
+        scan = {} if self.scan is None else self.scan.acquisition.arrays()
+        return self.voxels.arrays() | {f"{_ACQUISITION}{name}": array for name, array in scan.items()}
 
     @classmethod
     def from_json(
-        cls, values: dict[str, Any], arrays: dict[str, Float32[np.ndarray, "S H W"]], settings: DetectionSettings
+        cls, values: dict[str, Any], arrays: dict[str, np.ndarray], settings: DetectionSettings
     ) -> Calibration:
         """Rebuild what `to_json` and `arrays` returned."""
-        peaks = values.get("healthy_peaks")
+        peaks, scan = values.get("healthy_peaks"), None
+        maps = {name: array for name, array in arrays.items() if not name.startswith(_ACQUISITION)}
+        if "scan" in values:
+            acquisition = {name.removeprefix(_ACQUISITION): arrays[name] for name in arrays if name not in maps}
+            scan = ScanReference(AcquisitionReference(**acquisition), ScanCalibration.from_json(values["scan"]))
         return cls(
             CodeThresholds(values["score_threshold_nats"], values["restoration_threshold_nats"]),
             tuple(values["healthy_scores"]),
-            VoxelCalibration.from_json(values, arrays, settings),
+            VoxelCalibration.from_json(values, maps, settings),
             None if peaks is None else tuple(map(tuple, peaks)),
+            scan,
+            values.get("paper_map_threshold"),
         )

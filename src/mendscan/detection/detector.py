@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from jaxtyping import Int, Shaped
 
 from mendscan.cohort.preparing import Prepared, prepare
 from mendscan.config import Settings
-from mendscan.detection.calibration import Calibration
+from mendscan.detection.calibration import Calibration, Scores
 from mendscan.detection.devices import choose_device, one_thread
-from mendscan.detection.networks import Networks, Precision
+from mendscan.detection.evidence import Evidence
+from mendscan.detection.networks import EncodedScan, Networks, Precision
 from mendscan.detection.restoration import Schedule
+from mendscan.detection.scan_score import ScanScore
+from mendscan.detection.voxel_calibration import paper_map
+from mendscan.errors import SettingsError
 from mendscan.models.bundle import load_bundle
 from mendscan.results import Detection, Finding, find_components
 from mendscan.shapes import MapSHW, VoxelsXYZ
@@ -70,7 +75,8 @@ class Detector:
         target = choose_device(device)
         arrays = {name: array.numpy() for name, array in bundle.calibration_arrays.items()}
         calibration = Calibration.from_json(bundle.calibration, arrays, bundle.settings.detection)
-        networks = Networks(bundle.vqvae.to(target), bundle.prior.to(target), bundle.settings, workers)
+        discriminator = None if bundle.discriminator is None else bundle.discriminator.to(target)
+        networks = Networks(bundle.vqvae.to(target), bundle.prior.to(target), bundle.settings, workers, discriminator)
         return cls(networks, calibration, model_hash=bundle.model_hash)
 
     def detect(
@@ -83,6 +89,7 @@ class Detector:
         schedule: Schedule = "incremental",
         precision: Precision = "exact",
         false_positives_per_scan: float | None = None,
+        scores: Scores = "auto",
     ) -> Detection:
         """Score one scan, restore it and map where it departs from healthy anatomy.
 
@@ -90,65 +97,104 @@ class Detector:
             scan: A NIfTI file, a `Volume`, or a pair (array, affine).
             restorations: R; None for the model's setting (the paper: 15).
             seed: Seed of the restorations; together with the scan's content it decides every sample.
-            maps: Whether to restore and map; without, only the score is computed, much faster.
+            maps: Whether to restore and map; without, only the score is computed, faster.
             schedule: How restored codes are computed; all schedules give the same, the others far more slowly.
             precision: ``fast`` restores in bfloat16 where the processor has it: the score stays the same, the map
                 changes slightly.
             false_positives_per_scan: Keep only findings so strong that a healthy scan has at most this many, on
                 average (see `conformal.finding_threshold`); None keeps all.
+            scores: ``auto``: score and map as the model's settings have them.  ``paper``: those of Naval Marimont &
+                Tarroni (2021), exactly.
 
         Raises:
             ScanError: If the scan cannot be read or makes no sense.
             SettingsError: If there are too few calibration scans for `false_positives_per_scan`.
-            ModelError: If the model does not know the findings of healthy scans.
+            ModelError: If the model does not know the findings of healthy scans, or nothing of the paper's map.
         """
-        kept_above = self._finding_threshold(false_positives_per_scan)
+        kept_above = self._finding_threshold(false_positives_per_scan, scores)
         volume, started = _as_volume(scan), time.perf_counter()
-        wanted = restorations or self.settings.detection.restorations
+        restoring = partial(
+            self.networks.restore,
+            restorations=restorations or self.settings.detection.restorations,
+            threshold_nats=self.calibration.thresholds.restoration,
+            seed=seed,
+            schedule=schedule,
+            precision=precision,
+        )
         with one_thread(self.networks.device):
             prepared = prepare(volume, self.settings.preparation)
             encoded = self.networks.encode(prepared, volume.content_hash)
-            scores = encoded.slice_scores(self.calibration.thresholds.score)
+            restored = restoring(encoded) if maps or self._needs_restorations(scores) else None
+            evidence = self.networks.evidence(encoded, None if restored is None else restored.residual_SHW)
+            said = self._scan_score(prepared, encoded, evidence, scores)
             map_XYZ = restored_XYZ = None
             findings: tuple[Finding, ...] = ()
-            if maps:
-                restored, residual = self.networks.restore(
-                    encoded,
-                    restorations=wanted,
-                    threshold_nats=self.calibration.thresholds.restoration,
-                    seed=seed,
-                    schedule=schedule,
-                    precision=precision,
-                )
-                evidence = self.networks.evidence(encoded, residual)
-                on_grid = self.calibration.voxels.map_of(evidence, self.settings.detection)
-                threshold = self.calibration.voxels.threshold
+            threshold = self.calibration.map_threshold(scores)
+            if maps and restored is not None:
+                on_grid = self._map(evidence, scores)
                 map_XYZ, findings = map_and_findings(on_grid, volume, prepared, at=encoded.at, threshold=threshold)
-                restored_XYZ = prepared.restored_scan(volume, restored, at=encoded.at)
+                restored_XYZ = prepared.restored_scan(volume, restored.restored_SHW, at=encoded.at)
         axis = "XYZ".index(prepared.slice_axis)
-        score = float(scores.sum())
         centres = encoded.at * prepared.grid.scale[axis] + prepared.grid.offset[axis]
+        slice_scores = encoded.slice_scores(self.calibration.thresholds.score)
+        paper_score = float(slice_scores.sum())
         return Detection(
             volume=volume,
-            score=score,
-            p_value=self.calibration.p_value(score),
-            slice_scores=scores,
+            score=paper_score if said is None else said.score,
+            p_value=self.calibration.p_value(paper_score) if said is None else said.p_value,
+            parts={} if said is None else said.parts,
+            part_p_values={} if said is None else said.part_p_values,
+            paper_score=paper_score,
+            slice_scores=slice_scores,
             slice_indices=np.clip(centres, 0, volume.shape[axis] - 1),
             slice_axis=prepared.slice_axis,
             map_XYZ=map_XYZ,
             restored_XYZ=restored_XYZ,
-            threshold=self.calibration.voxels.threshold,
+            threshold=threshold,
             findings=tuple(
-                replace(found, expected_false=self.calibration.expected_false(found.peak))
+                replace(found, expected_false=self._expected_false(found.peak, scores))
                 for found in findings
                 if found.peak > kept_above
             ),
             seconds=time.perf_counter() - started,
         )
 
-    def _finding_threshold(self, false_positives_per_scan: float | None) -> float:
+    def _needs_restorations(self, scores: Scores) -> bool:
+        """Return whether even the score needs them."""
+        return scores == "auto" and self.calibration.scan is not None and "residual" in self.calibration.voxels.kinds
+
+    def _scan_score(
+        self, prepared: Prepared, encoded: EncodedScan, evidence: Evidence, scores: Scores
+    ) -> ScanScore | None:
+        """Return the scan score in parts; None where it is the paper's."""
+        if scores == "paper" or self.calibration.scan is None:
+            return None
+        nats = self.calibration.voxels.nats_of(evidence)
+        settings = self.settings.detection
+        return self.calibration.scan_score(nats, encoded.foreground_SHW, prepared.slices_SHW, settings)
+
+    def _map(self, evidence: Evidence, scores: Scores) -> MapSHW:
+        settings = self.settings.detection
+        return (
+            paper_map(evidence, settings) if scores == "paper" else self.calibration.voxels.map_of(evidence, settings)
+        )
+
+    def _expected_false(self, peak: float, scores: Scores) -> float | None:
+        return self.calibration.expected_false(peak) if self._knows_peaks(scores) else None
+
+    def _knows_peaks(self, scores: Scores) -> bool:
+        """Return whether the calibration's peaks are of the map that is given."""
+        return scores == "auto" or not self.calibration.voxels.kinds
+
+    def _finding_threshold(self, false_positives_per_scan: float | None, scores: Scores) -> float:
         if false_positives_per_scan is None:
-            return self.calibration.voxels.threshold
+            return self.calibration.map_threshold(scores)
+        if not self._knows_peaks(scores):
+            raise SettingsError(
+                "false positives per scan are counted for the model's own map only",
+                where="--scores paper",
+                remedy="leave out one of the two, or train with detection.voxel_map=residual",
+            )
         return self.calibration.finding_threshold(false_positives_per_scan=false_positives_per_scan)
 
 

@@ -38,14 +38,16 @@ TWO_SIDED_SIGMA = 1.0
 class Evidence:
     """What is known of one scan on the model grid, of which kinds of evidence are made."""
 
-    residual_SHW: Float32[np.ndarray, "S H W"]
-    """Weighted residual of the restorations, in prepared intensities."""
+    residual_SHW: Float32[np.ndarray, "S H W"] | None
+    """Weighted residual of the restorations, in prepared intensities; None if nothing was restored."""
     nll_SHW: Float32[np.ndarray, "S H W"]
     """Code NLL, in nats."""
     slices_SHW: Float32[np.ndarray, "S H W"]
     """The prepared scan."""
     foreground_SHW: Bool[np.ndarray, "S H W"]
     """Where the scan shows something."""
+    logits_SHW: Float32[np.ndarray, "S H W"] | None = None
+    """What the discriminator says, higher = more like a fault; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,14 @@ class EvidenceKind:
         sigma: The smoothing of each channel before it is standardised, in voxels of the model grid.
         n_channels: How many channels.
         two_sided: Whether less than usual is as suspicious as more.
+        relative: Whether it says already how far a voxel is from what is usual at its place; if not, healthy scans do.
     """
 
     channels: Callable[[Evidence], Channels]
     sigma: Callable[[DetectionSettings], float]
     n_channels: int = 1
     two_sided: bool = False
+    relative: bool = False
 
     def excess(self, standardised_CSHW: Channels) -> Float32[np.ndarray, "S H W"]:
         """Return how far standardised channels are from usual: higher = more anomalous."""
@@ -90,9 +94,21 @@ def texture_energy(slices_SHW: Float32[np.ndarray, "S H W"]) -> Channels:
     return np.log(np.stack(energies) + np.float32(TEXTURE_FLOOR))
 
 
+def _residual(evidence: Evidence) -> Channels:
+    if evidence.residual_SHW is None:
+        raise ValueError("the residual is wanted as evidence, but nothing was restored")
+    return evidence.residual_SHW[None]
+
+
+def _logits(evidence: Evidence) -> Channels:
+    if evidence.logits_SHW is None:
+        raise ValueError("the discriminator is wanted as evidence, but said nothing")
+    return evidence.logits_SHW[None]
+
+
 KINDS: Mapping[str, EvidenceKind] = MappingProxyType(
     {
-        "residual": EvidenceKind(lambda e: e.residual_SHW[None], lambda settings: settings.residual_sigma),
+        "residual": EvidenceKind(_residual, lambda settings: settings.residual_sigma),
         "nll": EvidenceKind(lambda e: e.nll_SHW[None], lambda settings: settings.nll_sigma),
         "texture": EvidenceKind(
             lambda e: texture_energy(e.slices_SHW),
@@ -100,6 +116,7 @@ KINDS: Mapping[str, EvidenceKind] = MappingProxyType(
             n_channels=len(TEXTURE_SIGMAS) - 1,
             two_sided=True,
         ),
+        "discriminator": EvidenceKind(_logits, lambda settings: settings.discriminator_sigma, relative=True),
     }
 )
-"""Every kind by name: the residual of the restorations, the NLL of the codes, texture."""
+"""Every kind by name: the residual of the restorations, the NLL of the codes, texture, the discriminator's logit."""

@@ -1,4 +1,4 @@
-"""What the two networks compute for one scan: codes, their likelihood, restorations and what these differ in."""
+"""What the networks compute for one scan: codes, their likelihood, restorations and what these differ in."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from mendscan.detection.scoring import WeightedRestoration, clipped_nll_score, n
 from mendscan.errors import SettingsError
 from mendscan.models.causal import folded_weights
 from mendscan.models.decoding import SliceDecoder
+from mendscan.models.discriminator import Discriminator
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.parallel import available_cores, each_in_threads
@@ -58,6 +59,7 @@ class EncodedScan:
         foreground_SHW: Where the scan shows something.
         at: Indices of the scored slices on the model grid.
         content_hash: Of the scan's voxels.
+        logits_SHW: What the discriminator says of each voxel, higher = more like a fault; None if there is none.
     """
 
     slices_SHW: Float[Tensor, "S H W"]
@@ -67,6 +69,7 @@ class EncodedScan:
     foreground_SHW: Bool[np.ndarray, "S H W"]
     at: Int[np.ndarray, " S"]
     content_hash: str
+    logits_SHW: Float[np.ndarray, "S H W"] | None = None
 
     def slice_scores(self, threshold_nats: float) -> Float64[np.ndarray, " S"]:
         """Return the paper's score of every slice."""
@@ -82,7 +85,7 @@ class RestoredScan(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """The two networks on a device, and what they compute for one scan.
+    """The networks on a device, and what they compute for one scan.
 
     On a CPU the slices of a scan are worked on in groups by `workers` threads with one torch thread each.  Groups do
     not depend on `workers`, so neither does the result.  Unlike worker processes, threads share the weights and start
@@ -93,12 +96,14 @@ class Networks:
         prior: The prior over its codes, in evaluation mode.
         settings: The model's settings.
         workers: Threads that share a scan's slices on a CPU; None = one per core.
+        discriminator: The discriminator, in evaluation mode; None if the plan has none.
     """
 
     vqvae: VQVAE
     prior: PixelSNAIL
     settings: Settings
     workers: int | None = None
+    discriminator: Discriminator | None = None
 
     def __post_init__(self) -> None:
         self.vqvae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -127,7 +132,16 @@ class Networks:
         with folded_weights(self.prior):
             parts = each_in_threads(self.codes_and_nll, jobs, workers=self._threads)
         codes, nll = (torch.cat([part[i].cpu() for part in parts]) for i in range(2))
-        return EncodedScan(slices, position, codes, nll, prepared.foreground_SHW[at], at, content_hash)
+        logits = self._logits(prepared, at)
+        return EncodedScan(slices, position, codes, nll, prepared.foreground_SHW[at], at, content_hash, logits)
+
+    @torch.inference_mode()
+    def _logits(self, prepared: Prepared, at: Int[np.ndarray, " S"]) -> Float[np.ndarray, "S H W"] | None:
+        """Return what the discriminator says of the scored slices; it sees all of them."""
+        if self.discriminator is None:
+            return None
+        scan = torch.from_numpy(prepared.slices_SHW)[None].to(self.device)
+        return self.discriminator(scan)[0].cpu().numpy()[at]
 
     @torch.inference_mode()
     def codes_and_nll(
@@ -204,10 +218,10 @@ class Networks:
             torch.stack([each.residual_HW for each in weighted]).numpy(),
         )
 
-    def evidence(self, scan: EncodedScan, residual_SHW: Float[np.ndarray, "S H W"]) -> Evidence:
-        """Return what speaks for an anomaly, voxel by voxel of the model grid."""
+    def evidence(self, scan: EncodedScan, residual_SHW: Float[np.ndarray, "S H W"] | None) -> Evidence:
+        """Return what speaks for an anomaly, voxel by voxel of the model grid; None where nothing was restored."""
         upsampled = nll_map(scan.nll_Shw.numpy(), downsampling=self.settings.vqvae.downsampling)
-        return Evidence(residual_SHW, upsampled, scan.slices_SHW.numpy(), scan.foreground_SHW)
+        return Evidence(residual_SHW, upsampled, scan.slices_SHW.numpy(), scan.foreground_SHW, scan.logits_SHW)
 
     def _groups(self, slices: int, restorations: int) -> list[Int[Tensor, " n"]]:
         """Return interleaved groups of slices: neighbours are alike, so that groups are equally much work."""

@@ -68,6 +68,11 @@ class HealthyReference:
         return cls._of_smoothed(*mean_and_spread(_smoothed_each(maps_NSHW, sigma_voxels)), sigma_voxels, spread_floor)
 
     @classmethod
+    def unchanged(cls, *, sigma_voxels: float) -> HealthyReference:
+        """Return a reference that only smooths, for maps that are relative to what is usual already."""
+        return cls(np.zeros((1, 1, 1), np.float32), np.ones((1, 1, 1), np.float32), sigma_voxels)
+
+    @classmethod
     def _of_smoothed(
         cls,
         mean_SHW: Float32[np.ndarray, "S H W"],

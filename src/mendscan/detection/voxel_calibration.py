@@ -19,7 +19,15 @@ from mendscan.detection.scoring import pooled_residual
 from mendscan.detection.standardising import HealthyReference, leave_one_out, to_unit_interval
 from mendscan.shapes import MapSHW
 
-__all__ = ["HealthyKind", "TailTable", "VoxelCalibration", "calibrate_voxels", "left_out_maps"]
+__all__ = [
+    "HealthyKind",
+    "TailTable",
+    "VoxelCalibration",
+    "calibrate_voxels",
+    "left_out_maps",
+    "left_out_nats",
+    "paper_map",
+]
 
 _USUALLY = 0.1
 """A position belongs to the anatomy where this share of the healthy scans shows something."""
@@ -91,15 +99,25 @@ class VoxelCalibration:
 
     def map_of(self, evidence: Evidence, settings: DetectionSettings) -> MapSHW:
         """Return the anomaly map on the model grid, in [0, 1]."""
-        if not self.kinds:
-            return _paper_map(evidence, settings)
-        standardised = {name: kind.standardised(KINDS[name].channels(evidence)) for name, kind in self.kinds.items()}
-        return self.map_of_standardised(standardised, evidence.foreground_SHW)
+        return self.as_map(self.nats_of(evidence)) if self.kinds else paper_map(evidence, settings)
 
-    def map_of_standardised(
+    def as_map(self, nats_SHW: MapSHW) -> MapSHW:
+        """Return combined evidence as a map in [0, 1], in the same order; `scale` is worth 0.5."""
+        return to_unit_interval(nats_SHW, self.scale)
+
+    def nats_of(self, evidence: Evidence) -> MapSHW:
+        """Return the combined evidence, −log of how rare it is among healthy voxels, >= 0.
+
+        Raises:
+            ValueError: If this calibration is of the paper's map, which standardises nothing.
+        """
+        standardised = {name: kind.standardised(KINDS[name].channels(evidence)) for name, kind in self.kinds.items()}
+        return self.nats_of_standardised(standardised, evidence.foreground_SHW)
+
+    def nats_of_standardised(
         self, standardised: Mapping[str, Channels], foreground_SHW: Bool[np.ndarray, "S H W"]
     ) -> MapSHW:
-        """Return the map, in [0, 1], from channels in healthy standard deviations above the healthy mean.
+        """Return the same from channels in healthy standard deviations above the healthy mean.
 
         Raises:
             ValueError: If this calibration is of the paper's map, which standardises nothing.
@@ -107,7 +125,11 @@ class VoxelCalibration:
         if not self.kinds:
             raise ValueError("the paper's map has no healthy tails")
         combined = _combined([kind.tail(KINDS[name].excess(standardised[name])) for name, kind in self.kinds.items()])
-        return to_unit_interval(np.where(_scored(foreground_SHW, self.usual_SHW), combined, 0.0), self.scale)
+        return np.where(self.scored(foreground_SHW), combined, 0.0)
+
+    def scored(self, foreground_SHW: Bool[np.ndarray, "S H W"]) -> Bool[np.ndarray, "S H W"]:
+        """Return where a scan is scored: where it shows something, or healthy scans usually do."""
+        return _scored(foreground_SHW, self.usual_SHW)
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the arrays as JSON values."""
@@ -121,7 +143,7 @@ class VoxelCalibration:
     def arrays(self) -> dict[str, Float32[np.ndarray, "S H W"]]:
         """Return the healthy means and spreads by name."""
         found = {} if self.usual_SHW is None else {"usual_foreground": self.usual_SHW}
-        for name, kind in self.kinds.items():
+        for name, kind in ((name, kind) for name, kind in self.kinds.items() if not KINDS[name].relative):
             for channel, reference in zip(_channel_names(name), kind.references, strict=True):
                 found |= {f"{channel}_mean": reference.mean_SHW, f"{channel}_spread": reference.spread_SHW}
         return found
@@ -134,8 +156,11 @@ class VoxelCalibration:
         kinds = {}
         for name, kind in KINDS.items():
             if (table := values.get(f"{name}_tail")) is not None:
+                sigma = kind.sigma(settings)
                 references = tuple(
-                    HealthyReference(arrays[f"{one}_mean"], arrays[f"{one}_spread"], kind.sigma(settings))
+                    HealthyReference.unchanged(sigma_voxels=sigma)
+                    if kind.relative
+                    else HealthyReference(arrays[f"{one}_mean"], arrays[f"{one}_spread"], sigma)
                     for one in _channel_names(name)
                 )
                 kinds[name] = HealthyKind(references, TailTable(tuple(table["values"]), tuple(table["nats"])))
@@ -145,7 +170,7 @@ class VoxelCalibration:
 def calibrate_voxels(evidence: Sequence[Evidence], settings: DetectionSettings) -> VoxelCalibration:
     """Learn the map's statistics and threshold from the evidence of held-out healthy scans."""
     if settings.voxel_map == "residual":
-        maps = np.stack([_paper_map(each, settings) for each in evidence])
+        maps = np.stack([paper_map(each, settings) for each in evidence])
         return VoxelCalibration(threshold=float(np.quantile(maps, settings.threshold_quantile)))
     foreground_NSHW = np.stack([each.foreground_SHW for each in evidence])
     usual_SHW = foreground_NSHW.mean(axis=0, dtype=np.float32)
@@ -155,9 +180,9 @@ def calibrate_voxels(evidence: Sequence[Evidence], settings: DetectionSettings) 
     for name in (name for name in KINDS if name in settings.evidence):
         kind, sigma = KINDS[name], KINDS[name].sigma(settings)
         maps_CNSHW = _channels_of(name, evidence)
-        references = tuple(HealthyReference.fit(maps_NSHW, sigma_voxels=sigma) for maps_NSHW in maps_CNSHW)
+        references = tuple(_reference(name, maps_NSHW, sigma) for maps_NSHW in maps_CNSHW)
         # A scan that helped to set the mean and spread looks more usual than a new one; leaving it out undoes that.
-        left_out_CNSHW = _left_out(maps_CNSHW, sigma)
+        left_out_CNSHW = _left_out(name, maps_CNSHW, sigma)
         excess_NSHW = np.stack([kind.excess(left_out_CNSHW[:, index]) for index in range(len(evidence))])
         kinds[name] = HealthyKind(references, TailTable.of(excess_NSHW[scored_NSHW]))
         nats.append(kinds[name].tail(excess_NSHW[scored_NSHW]))
@@ -180,23 +205,40 @@ def left_out_maps(
     Yields:
         One map per scan, on the model grid, in [0, 1].
     """
-    if not voxels.kinds:
-        yield from (_paper_map(each, settings) for each in evidence)
-        return
+    if voxels.kinds:
+        yield from (voxels.as_map(nats_SHW) for nats_SHW in left_out_nats(voxels, evidence))
+    else:
+        yield from (paper_map(each, settings) for each in evidence)
+
+
+def left_out_nats(voxels: VoxelCalibration, evidence: Sequence[Evidence]) -> Iterator[MapSHW]:
+    """Yield the combined evidence of each calibration scan as if it were new, in nats; see `left_out_maps`."""
     left_out = {
-        name: _left_out(_channels_of(name, evidence), kind.references[0].sigma_voxels)
+        name: _left_out(name, _channels_of(name, evidence), kind.references[0].sigma_voxels)
         for name, kind in voxels.kinds.items()
     }
     for index, each in enumerate(evidence):
         own = {name: maps_CNSHW[:, index] for name, maps_CNSHW in left_out.items()}
-        yield voxels.map_of_standardised(own, each.foreground_SHW)
+        yield voxels.nats_of_standardised(own, each.foreground_SHW)
 
 
 def _channels_of(name: str, evidence: Sequence[Evidence]) -> Float32[np.ndarray, "C N S H W"]:
     return np.stack([KINDS[name].channels(each) for each in evidence], axis=1)
 
 
-def _left_out(maps_CNSHW: Float32[np.ndarray, "C N S H W"], sigma: float) -> Float32[np.ndarray, "C N S H W"]:
+def _reference(name: str, maps_NSHW: Float32[np.ndarray, "N S H W"], sigma: float) -> HealthyReference:
+    if KINDS[name].relative:
+        return HealthyReference.unchanged(sigma_voxels=sigma)
+    return HealthyReference.fit(maps_NSHW, sigma_voxels=sigma)
+
+
+def _left_out(
+    name: str, maps_CNSHW: Float32[np.ndarray, "C N S H W"], sigma: float
+) -> Float32[np.ndarray, "C N S H W"]:
+    """Standardise each healthy map as if it were new; one that is relative already has nothing to leave out."""
+    if KINDS[name].relative:
+        reference = HealthyReference.unchanged(sigma_voxels=sigma)
+        return np.stack([[reference.standardised(each) for each in maps_NSHW] for maps_NSHW in maps_CNSHW])
     return np.stack([leave_one_out(maps_NSHW, sigma_voxels=sigma) for maps_NSHW in maps_CNSHW])
 
 
@@ -217,5 +259,12 @@ def _combined(nats: Sequence[Float[np.ndarray, "*any"]]) -> Float[np.ndarray, "*
     return np.cbrt(np.sum([each**3 for each in nats], axis=0))
 
 
-def _paper_map(evidence: Evidence, settings: DetectionSettings) -> MapSHW:
+def paper_map(evidence: Evidence, settings: DetectionSettings) -> MapSHW:
+    """Return the paper's map: the pooled residual, clipped to 1.
+
+    Raises:
+        ValueError: If nothing was restored.
+    """
+    if evidence.residual_SHW is None:
+        raise ValueError("the paper's map needs restorations")
     return pooled_residual(evidence.residual_SHW, min_pool=settings.min_pool, mean_pool_SHW=settings.mean_pool_SHW)

@@ -5,7 +5,7 @@ file                      content
 ========================  ============================================================
 ``config.json``           format version and all settings
 ``plan.json``             the cohort's fingerprint and each decision with its reason
-``model.safetensors``     both networks and the arrays of the calibration
+``model.safetensors``     the networks and the arrays of the calibration
 ``calibration.json``      thresholds and healthy scores
 ``split.json``            content hashes of the training, validation and calibration scans
 ``README.md``             the model card
@@ -29,6 +29,7 @@ from torch import Tensor
 
 from mendscan.config import Settings, parse_settings
 from mendscan.errors import ModelError
+from mendscan.models.discriminator import Discriminator
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.volumes.writing import write_bytes, write_json, write_text
@@ -45,7 +46,7 @@ class _Digest(BaseModel):
 
 
 _LISTED = ("config.json", "plan.json", "model.safetensors", "calibration.json", "split.json", "README.md")
-_PARTS = ("vqvae", "prior", "calibration")
+_PARTS = ("vqvae", "prior", "discriminator", "calibration")
 _REMEDY = "copy the model folder again from where it was trained, or train it again"
 
 
@@ -57,6 +58,7 @@ class Bundle:
         settings: All settings.
         vqvae: The auto-encoder, in evaluation mode.
         prior: The prior, in evaluation mode.
+        discriminator: The discriminator, in evaluation mode; None if the plan has none.
         calibration: JSON values, as `Calibration.to_json` returned them.
         calibration_arrays: The calibration's arrays by name.
         model_hash: SHA-256 of the manifest: names this model in results.
@@ -65,6 +67,7 @@ class Bundle:
     settings: Settings
     vqvae: VQVAE
     prior: PixelSNAIL
+    discriminator: Discriminator | None
     calibration: dict[str, Any]
     calibration_arrays: dict[str, Tensor]
     model_hash: str
@@ -81,9 +84,12 @@ def save_bundle(
     plan: dict[str, Any],
     split: dict[str, Any],
     card: str,
+    discriminator: Discriminator | None = None,
 ) -> None:
     """Write a model folder, the manifest last: a folder without one is not a model."""
     tensors = _prefixed("vqvae", vqvae.state_dict()) | _prefixed("prior", prior.state_dict())
+    if discriminator is not None:
+        tensors |= _prefixed("discriminator", discriminator.state_dict())
     tensors |= _prefixed("calibration", calibration_arrays)
     write_json(folder / "config.json", {"format": FORMAT_VERSION, "settings": settings.model_dump(mode="json")})
     write_json(folder / "plan.json", plan)
@@ -106,10 +112,15 @@ def load_bundle(folder: Path) -> Bundle:
     vqvae, prior = VQVAE(settings.vqvae), PixelSNAIL(settings.prior, codes=settings.vqvae.codes)
     _load_into(vqvae, tensors, "vqvae", folder)
     _load_into(prior, tensors, "prior", folder)
+    discriminator = None
+    if settings.has_discriminator:
+        discriminator = Discriminator(settings.discriminator, settings.shape_SHW)
+        _load_into(discriminator.eval(), tensors, "discriminator", folder)
     return Bundle(
         settings=settings,
         vqvae=vqvae.eval(),
         prior=prior.eval(),
+        discriminator=discriminator,
         calibration=json.loads(contents["calibration.json"]),
         calibration_arrays=_without_prefix("calibration", tensors),
         model_hash=model_hash,

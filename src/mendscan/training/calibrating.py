@@ -12,15 +12,23 @@ from safetensors.torch import load, save
 
 from mendscan.cohort.preparing import prepare
 from mendscan.cohort.store import measure_cohort
-from mendscan.config import Settings, override, parse_settings
-from mendscan.detection.calibration import Calibration, CodeThresholds, HealthyPeaks
+from mendscan.config import DetectionSettings, Settings, override, parse_settings
+from mendscan.detection.acquisition import AcquisitionReference
+from mendscan.detection.calibration import Calibration, CodeThresholds, HealthyPeaks, ScanReference
 from mendscan.detection.detector import map_and_findings
 from mendscan.detection.devices import choose_device, one_thread
 from mendscan.detection.evidence import Evidence
 from mendscan.detection.networks import EncodedScan, Networks
-from mendscan.detection.voxel_calibration import VoxelCalibration, calibrate_voxels, left_out_maps
+from mendscan.detection.scan_score import ScanCalibration, top_mean
+from mendscan.detection.voxel_calibration import (
+    VoxelCalibration,
+    calibrate_voxels,
+    left_out_maps,
+    left_out_nats,
+    paper_map,
+)
 from mendscan.errors import CohortError, ModelError, ScanError, SettingsError
-from mendscan.models.bundle import load_bundle, save_bundle
+from mendscan.models.bundle import Bundle, load_bundle, save_bundle
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.parallel import each_in_processes
@@ -34,12 +42,15 @@ _FEWEST_LEFT_OUT = 3
 """With two scans, leaving one out leaves no spread to standardise it by."""
 
 
-def calibrate(networks: Networks, scans: Sequence[Path], progress: Progress) -> Calibration:
+def calibrate(
+    networks: Networks, scans: Sequence[Path], acquisition: AcquisitionReference | None, progress: Progress
+) -> Calibration:
     """Learn thresholds, the healthy distribution of scores and findings, and the maps' statistics.
 
     Args:
         networks: The trained networks.
         scans: Held-out healthy scans, prepared and scored exactly as in detection.
+        acquisition: How the training scans were taken; None if the model has the paper's score alone.
         progress: Told of every scan.
 
     Raises:
@@ -47,18 +58,38 @@ def calibrate(networks: Networks, scans: Sequence[Path], progress: Progress) -> 
     """
     settings = networks.settings.detection
     progress.begin("score healthy scans", len(scans))
-    encoded = []
+    encoded, distances = [], []
     with one_thread(networks.device):
         for path in scans:
             volume = read_volume(path)
-            encoded.append(networks.encode(prepare(volume, networks.settings.preparation), volume.content_hash))
+            prepared = prepare(volume, networks.settings.preparation)
+            encoded.append(networks.encode(prepared, volume.content_hash))
+            if acquisition is not None:
+                distances.append(acquisition.distance(prepared.slices_SHW))
             progress.advance()
     thresholds = CodeThresholds.of(np.concatenate([scan.nll_Shw.numpy().ravel() for scan in encoded]), settings)
     scores = sorted(float(scan.slice_scores(thresholds.score).sum()) for scan in encoded)
     evidence = _restore_all(networks, encoded, thresholds.restoration, progress)
     voxels = calibrate_voxels(evidence, settings)
     peaks = healthy_peaks(networks.settings, voxels, scans, encoded, evidence, progress)
-    return Calibration(thresholds, tuple(scores), voxels, peaks)
+    paper_threshold = float(np.quantile([paper_map(each, settings) for each in evidence], settings.threshold_quantile))
+    scan = (
+        None if acquisition is None else ScanReference(acquisition, _scan_scores(voxels, evidence, distances, settings))
+    )
+    return Calibration(thresholds, tuple(scores), voxels, peaks, scan, paper_threshold)
+
+
+def _scan_scores(
+    voxels: VoxelCalibration, evidence: Sequence[Evidence], distances: Sequence[float], settings: DetectionSettings
+) -> ScanCalibration:
+    """Return how the parts of the scan score are in the calibration scans, each against the others."""
+    enough = len(evidence) >= _FEWEST_LEFT_OUT
+    nats = left_out_nats(voxels, evidence) if enough else map(voxels.nats_of, evidence)
+    local = [
+        top_mean(nats_SHW[voxels.scored(each.foreground_SHW)], settings.scan_top_share)
+        for nats_SHW, each in zip(nats, evidence, strict=True)
+    ]
+    return ScanCalibration.fit({"local": local, "acquisition": list(distances)})
 
 
 def healthy_peaks(
@@ -138,19 +169,34 @@ def recalibrate(
     settings = override(bundle.settings, assignments)
     if settings != bundle.settings.model_copy(update={"detection": settings.detection}):
         raise SettingsError("only settings of detection can change in a trained model", found=list(assignments))
-    networks = Networks(bundle.vqvae.to(on), bundle.prior.to(on), settings)
-    calibration = calibrate(networks, _scans_by_content(Path(healthy), split["calibration"], progress), progress)
+    discriminator = None if bundle.discriminator is None else bundle.discriminator.to(on)
+    networks = Networks(bundle.vqvae.to(on), bundle.prior.to(on), settings, discriminator=discriminator)
+    known = Calibration.from_json(bundle.calibration, _arrays(bundle), bundle.settings.detection).scan
+    if settings.detection.scan_score == "parts" and known is None:
+        raise SettingsError(
+            "the model does not know how its training scans were taken",
+            where="detection.scan_score=parts",
+            remedy="train again with it",
+        )
+    acquisition = None if known is None or settings.detection.scan_score == "paper" else known.acquisition
+    calibration_scans = _scans_by_content(Path(healthy), split["calibration"], progress)
+    calibration = calibrate(networks, calibration_scans, acquisition, progress)
     save_bundle(
         make_folder(target),
         settings=settings,
         vqvae=networks.vqvae,
         prior=networks.prior,
+        discriminator=discriminator,
         calibration=calibration.to_json(),
         calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
         plan=plan,
         split=split,
         card=(source / "README.md").read_text(encoding="utf-8"),
     )
+
+
+def _arrays(bundle: Bundle) -> dict[str, np.ndarray]:
+    return {name: array.numpy() for name, array in bundle.calibration_arrays.items()}
 
 
 def _scans_by_content(folder: Path, wanted: Sequence[str], progress: Progress) -> list[Path]:

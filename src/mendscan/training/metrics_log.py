@@ -53,18 +53,21 @@ def draw_curves(entries: list[dict[str, Any]], path: Path) -> None:
     """Draw loss, hold-out figures and code use over steps."""
     from matplotlib.figure import Figure
 
-    panels = (
-        ("vqvae", "reconstruction error, L1", ("reconstruction", "holdout_l1")),
-        ("vqvae", "codes", ("perplexity", "codes_used")),
-        ("prior", "code NLL, nats", ("loss", "holdout_nll")),
+    every = (
+        ("vqvae", "VQ-VAE: reconstruction error, L1", ("reconstruction", "holdout_l1")),
+        ("vqvae", "VQ-VAE: codes", ("perplexity", "codes_used")),
+        ("prior", "Prior: code NLL, nats", ("loss", "holdout_nll")),
+        ("discriminator", "Discriminator: self-made faults found", ("overlap", "holdout_fault_ap")),
     )
-    figure = Figure(figsize=(12, 3.4), layout="constrained")
-    for axes, (stage, title, names) in zip(figure.subplots(1, 3), panels, strict=True):
+    stages = {entry["stage"] for entry in entries}
+    panels = [panel for panel in every if panel[0] in stages or panel[0] != "discriminator"]
+    figure = Figure(figsize=(4 * len(panels), 3.4), layout="constrained")
+    for axes, (stage, title, names) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for name in names:
             points = [(entry["step"], entry[name]) for entry in entries if entry["stage"] == stage and name in entry]
             if points:
                 axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), linewidth=1.2)
-        axes.set(title=f"{'VQ-VAE' if stage == 'vqvae' else 'Prior'}: {title}", xlabel="step")
+        axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(frameon=False)

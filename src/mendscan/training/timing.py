@@ -8,8 +8,10 @@ from itertools import pairwise
 
 import torch
 
+from mendscan.models.discriminator import Discriminator
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
+from mendscan.training.discriminating import ScanData, discriminator_loss
 from mendscan.training.loop import make_optimiser, train_steps
 from mendscan.training.stages import SliceData, encode_views, prior_loss, vqvae_loss
 
@@ -22,25 +24,31 @@ _OVERHEAD = 1.06
 """Validation, checkpoints and logging on top of the steps."""
 
 
-def steps_for(seconds: float, vqvae: VQVAE, prior: PixelSNAIL, data: SliceData) -> int:
-    """Return how many steps, of both networks together and including the encoding between, take about `seconds`.
+def steps_for(
+    seconds: float, vqvae: VQVAE, prior: PixelSNAIL, discriminator: Discriminator | None, data: SliceData
+) -> int:
+    """Return how many steps, of all networks together and including the encoding between, take about `seconds`.
 
     Args:
         seconds: The time to fill.
         vqvae: A throwaway VQ-VAE.
         prior: A throwaway prior.
+        discriminator: A throwaway discriminator, or None if there will be none.
         data: The training slices.
     """
-    settings = data.settings.training
-    sample = SliceData(data.slices_NSHW, data.scans[:1], data.slices, data.settings, data.device)
+    settings, training = data.settings, data.settings.training
+    sample = SliceData(data.slices_NSHW, data.scans[:1], data.slices, settings, data.device)
     started = time.perf_counter()
     codes = encode_views(vqvae, sample, 2, lambda _: None)
-    encoding = (time.perf_counter() - started) / (2 * len(sample)) * len(data) * settings.prior_views
-    per_vqvae = seconds_per_step(vqvae.train(), settings.learning_rate_vqvae, vqvae_loss(vqvae, data, 10**6), data)
-    per_prior = seconds_per_step(
-        prior.train(), settings.learning_rate_prior, prior_loss(prior, codes, data.settings), data
-    )
-    mean = settings.vqvae_share * per_vqvae + (1 - settings.vqvae_share) * per_prior
+    encoding = (time.perf_counter() - started) / (2 * len(sample)) * len(data) * training.prior_views
+    per_vqvae = seconds_per_step(vqvae.train(), training.learning_rate_vqvae, vqvae_loss(vqvae, data, 10**6), data)
+    per_prior = seconds_per_step(prior.train(), training.learning_rate_prior, prior_loss(prior, codes, settings), data)
+    mean = training.vqvae_share * per_vqvae + (1 - training.vqvae_share) * per_prior
+    if discriminator is not None:
+        scans = ScanData(data.slices_NSHW, data.scans, settings, data.device)
+        loss = discriminator_loss(discriminator.train(), scans)
+        per_discriminator = seconds_per_step(discriminator, settings.discriminator.learning_rate, loss, data)
+        mean += training.discriminator_share * (per_discriminator - mean)
     return max(FEWEST_STEPS, int((seconds - min(encoding, 0.3 * seconds)) / (mean * _OVERHEAD)))
 
 

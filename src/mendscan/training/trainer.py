@@ -1,4 +1,4 @@
-"""Training as a whole: measure → plan → prepare → split → VQ-VAE → encode → prior → calibrate → model folder."""
+"""Training as a whole: measure → plan → prepare → split → VQ-VAE → encode → prior → discriminator → calibrate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,15 +16,18 @@ from mendscan.cohort.fingerprint import ScanFacts, fingerprint
 from mendscan.cohort.planning import Decision, Plan, plan_auto, plan_preset
 from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort, split_by_content
 from mendscan.config import PRESETS, Settings, override, parse_settings
+from mendscan.detection.acquisition import AcquisitionReference
 from mendscan.detection.calibration import Calibration
 from mendscan.detection.devices import bfloat16_is_fast, choose_device
 from mendscan.detection.networks import Networks
 from mendscan.errors import CohortError, ModelError, SettingsError
 from mendscan.models.bundle import load_bundle, save_bundle
+from mendscan.models.discriminator import Discriminator
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.progress import Progress, Silent
 from mendscan.training.calibrating import calibrate
+from mendscan.training.discriminating import ScanData, discriminator_loss, validate_discriminator
 from mendscan.training.interrupts import stop_requests
 from mendscan.training.loop import generator_for
 from mendscan.training.metrics_log import MetricsLog, draw_curves
@@ -55,7 +58,7 @@ class TrainingSummary:
     Attributes:
         model: The model folder.
         plan: The plan it followed.
-        figures: Last hold-out figures of both networks, steps, seconds and the healthy score range.
+        figures: Last hold-out figures of the networks, steps, seconds and the healthy score range.
     """
 
     model: Path
@@ -83,7 +86,7 @@ def train(
         healthy: A folder of healthy scans, or one of several folders deep.
         model: The model folder to write.
         preset: ``auto`` derives the settings from the scans; ``brain`` and ``abdomen`` are the paper's.
-        minutes: Time for both networks; fixes the number of steps, which is recorded.  30 by default.
+        minutes: Time for all networks; fixes the number of steps, which is recorded.  30 by default.
         steps: The number of steps instead: repeats a run exactly.
         seed: Seed of everything random.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -123,7 +126,8 @@ def train(
     with stop_requests() as stop:
         networks = _train_networks(plan.settings, store, split, target, StageFolder(work, log, progress, stop))
     by_hash = dict(zip(hashes, paths, strict=True))
-    calibration = calibrate(networks, [by_hash[content] for content in split.calibration], progress)
+    acquisition = _acquisition(plan.settings, store, split, progress)
+    calibration = calibrate(networks, [by_hash[content] for content in split.calibration], acquisition, progress)
     figures = _save_model(folder, plan, split, networks, calibration, log)
     shutil.rmtree(work)
     return TrainingSummary(folder, plan, figures | {"seconds": time.monotonic() - started})
@@ -145,6 +149,7 @@ def _save_model(
         settings=plan.settings,
         vqvae=networks.vqvae,
         prior=networks.prior,
+        discriminator=networks.discriminator,
         calibration=calibration.to_json(),
         calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
         plan=plan.to_json(),
@@ -158,20 +163,50 @@ def _save_model(
 def _train_networks(
     settings: Settings, store: SliceStore, split: Split, device: torch.device, where: StageFolder
 ) -> Networks:
-    """Train the VQ-VAE, encode the cohort, train the prior."""
+    """Train the VQ-VAE, encode the cohort, train the prior and, where the plan has one, the discriminator."""
     training, validation = (slice_data(store, part, settings, device) for part in (split.train, split.validation))
     vqvae, prior = new_networks(settings, device)
-    vqvae_steps, prior_steps = stage_steps(settings)
-    unquantised = round(settings.codebook.unquantised_fraction * vqvae_steps)
-    StageRun("vqvae", vqvae, settings.training.learning_rate_vqvae, vqvae_steps, settings, where).run(
-        vqvae_loss(vqvae, training, vqvae_steps),
+    steps = stage_steps(settings)
+    unquantised = round(settings.codebook.unquantised_fraction * steps.vqvae)
+    StageRun("vqvae", vqvae, settings.training.learning_rate_vqvae, steps.vqvae, settings, where).run(
+        vqvae_loss(vqvae, training, steps.vqvae),
         lambda step: validate_vqvae(vqvae, validation, quantise=step >= unquantised),
     )
     codes, held_out = _encode(vqvae, training, validation, settings, where.progress)
-    StageRun("prior", prior, settings.training.learning_rate_prior, prior_steps, settings, where).run(
+    StageRun("prior", prior, settings.training.learning_rate_prior, steps.prior, settings, where).run(
         prior_loss(prior, codes, settings), lambda _: validate_prior(prior, held_out)
     )
-    return Networks(vqvae.eval(), prior.eval(), settings)
+    discriminator = _train_discriminator(settings, store, split, device, where)
+    return Networks(vqvae.eval(), prior.eval(), settings, discriminator=discriminator)
+
+
+def _train_discriminator(
+    settings: Settings, store: SliceStore, split: Split, device: torch.device, where: StageFolder
+) -> Discriminator | None:
+    discriminator = new_discriminator(settings, device)
+    if discriminator is None:
+        return None
+    training, validation = (
+        ScanData(store.slices_NSHW, tuple(store.rows(part)), settings, device)
+        for part in (split.train, split.validation)
+    )
+    discriminator.learn_usual(training)
+    rate, steps = settings.discriminator.learning_rate, stage_steps(settings).discriminator
+    StageRun("discriminator", discriminator, rate, steps, settings, where).run(
+        discriminator_loss(discriminator, training), lambda _: validate_discriminator(discriminator, validation)
+    )
+    return discriminator.eval()
+
+
+def _acquisition(
+    settings: Settings, store: SliceStore, split: Split, progress: Progress
+) -> AcquisitionReference | None:
+    if settings.detection.scan_score == "paper":
+        return None
+    progress.begin("acquisition", 1)
+    reference = AcquisitionReference.fit(store.slices_NSHW[row] for row in store.rows(split.train))
+    progress.advance()
+    return reference
 
 
 def slice_data(store: SliceStore, hashes: Sequence[str], settings: Settings, device: torch.device) -> SliceData:
@@ -193,11 +228,29 @@ def new_networks(settings: Settings, device: torch.device) -> tuple[VQVAE, Pixel
     return vqvae.to(device=device, memory_format=layout), prior.to(device)  # type: ignore[call-overload]
 
 
-def stage_steps(settings: Settings) -> tuple[int, int]:
-    """Return the steps of the VQ-VAE and of the prior."""
-    total = settings.training.steps or 0
-    first = max(1, round(settings.training.vqvae_share * total))
-    return first, max(1, total - first)
+def new_discriminator(settings: Settings, device: torch.device) -> Discriminator | None:
+    """Return an untrained discriminator, a function of the seed; None if the plan has none."""
+    if not settings.has_discriminator:
+        return None
+    with torch.random.fork_rng():
+        torch.manual_seed(generator_for(settings.seed, "discriminator weights").initial_seed())
+        return Discriminator(settings.discriminator, settings.shape_SHW).to(device)
+
+
+class StageSteps(NamedTuple):
+    """Steps of each network."""
+
+    vqvae: int
+    prior: int
+    discriminator: int
+
+
+def stage_steps(settings: Settings) -> StageSteps:
+    """Return how the steps are shared out to the networks; each that there is gets at least one."""
+    training, total = settings.training, settings.training.steps or 0
+    third = max(1, round(training.discriminator_share * total)) if settings.has_discriminator else 0
+    first = max(1, round(training.vqvae_share * (total - third)))
+    return StageSteps(first, max(1, total - third - first), third)
 
 
 def _encode(
@@ -286,18 +339,22 @@ def _timed_steps(
     progress.begin("time a few steps", 1)
     throwaway = new_networks(settings, device)
     data = slice_data(store, split.train, settings, device)
-    steps = steps_for(60 * (minutes or DEFAULT_MINUTES), *throwaway, data)
+    discriminator = new_discriminator(settings, device)
+    steps = steps_for(60 * (minutes or DEFAULT_MINUTES), *throwaway, discriminator, data)
     progress.advance()
     return steps
 
 
 def _with_steps(plan: Plan, steps: int) -> Plan:
     settings = override(plan.settings, [f"training.steps={steps}"])
-    vqvae_steps, prior_steps = stage_steps(settings)
-    reason = f"{vqvae_steps} for the VQ-VAE, {prior_steps} for the prior; --steps {steps} repeats this training"
+    counts = stage_steps(settings)
+    third = f", {counts.discriminator} for the discriminator" if counts.discriminator else ""
+    reason = (
+        f"{counts.vqvae} for the VQ-VAE, {counts.prior} for the prior{third}; --steps {steps} repeats this training"
+    )
     return Plan(plan.fingerprint, (*plan.decisions, Decision("training.steps", str(steps), reason)), settings)
 
 
 def _last_figures(entries: Sequence[dict[str, Any]]) -> dict[str, float]:
-    wanted = ("holdout_l1", "codes_used", "perplexity", "holdout_nll")
+    wanted = ("holdout_l1", "codes_used", "perplexity", "holdout_nll", "holdout_fault_ap")
     return {name: entry[name] for entry in entries for name in wanted if name in entry}

@@ -1,0 +1,174 @@
+"""Was the scan taken as the healthy ones were?  Statistics of a whole scan against those of the training scans.
+
+A local anomaly is 1 % of the voxels; noise, motion, a wrong contrast or field of view is in all of them, and each voxel
+may look nearly usual.  So whole scans are compared by some fifty numbers: intensities, texture along each axis, steps
+from slice to slice, agreement with the mean healthy scan (also mirrored), edges of the field of view.  Their distance
+from the training scans is Mahalanobis', two-sided by nature: too smooth is as suspicious as too noisy.
+
+No number was chosen by the artefacts that detection is measured on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
+
+__all__ = ["STATISTICS", "AcquisitionReference", "acquisition_statistics"]
+
+_QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+_BAND_SIGMAS = (0.0, 0.7, 1.4, 2.8)
+_NOISE_SIGMA = 0.8
+_COARSE_SIGMA = 1.0
+"""Finer detail is not compared with the mean healthy scan."""
+_CLIP = 12.0
+"""One absurd statistic must not hide the others' correlations."""
+_AXES = ("slices", "rows", "columns")
+_FIELDS = {
+    "slices": (1, 0, 0), "rows": (0, 1, 0), "columns": (0, 0, 1),
+    "slices squared": (2, 0, 0), "rows squared": (0, 2, 0), "columns squared": (0, 0, 2),
+    "slices and rows": (1, 1, 0), "rows and columns": (0, 1, 1), "slices and columns": (1, 0, 1),
+}  # fmt: skip
+
+STATISTICS = (
+    *(f"intensity at {100 * q:g} %" for q in _QUANTILES),
+    "spread of the intensities",
+    "skewness of the intensities",
+    *(f"{detail} detail along {axis}" for axis in _AXES for detail in ("fine", "medium", "coarse")),
+    "typical noise",
+    "strongest noise",
+    *(
+        f"{what} {axis}"
+        for axis in _AXES
+        for what in ("largest step between", "mean step between", "alternation of")
+    ),
+    "agreement with the mean healthy scan",
+    *(f"agreement when mirrored along {axis}" for axis in _AXES),
+    *(f"brightness varying with {field}" for field in _FIELDS),
+    "difference from the mean healthy scan",
+    *(f"steps at the {end} of {axis}" for axis in _AXES for end in ("beginning", "end")),
+)  # fmt: skip
+"""What each statistic measures, in words."""
+
+
+def acquisition_statistics(
+    slices_SHW: Float[np.ndarray, "S H W"], usual_SHW: Float32[np.ndarray, "S H W"]
+) -> Float64[np.ndarray, " n"]:
+    """Return the statistics of one scan, in the order of `STATISTICS`; amounts as logarithms.
+
+    Args:
+        slices_SHW: The prepared scan.
+        usual_SHW: The mean of the training scans.
+    """
+    scan = slices_SHW.astype(np.float32)
+    coarse, usual = gaussian_filter(scan, _COARSE_SIGMA), gaussian_filter(usual_SHW, _COARSE_SIGMA)
+    found = [*_of_intensities(scan), *_of_detail(scan), *_of_slices(scan), *_of_agreement(coarse, usual)]
+    return np.array([*found, *_of_edges(scan)], dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class AcquisitionReference:
+    """How healthy training scans were taken.
+
+    Attributes:
+        usual_SHW: Their mean.
+        centre: Median of each statistic.
+        spread: Standard deviation of each.
+        precision: Inverse covariance of the standardised statistics, shrunk by Ledoit & Wolf (2004).
+    """
+
+    usual_SHW: Float32[np.ndarray, "S H W"]
+    centre: Float64[np.ndarray, " n"]
+    spread: Float64[np.ndarray, " n"]
+    precision: Float64[np.ndarray, "n n"]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return all of it by name."""
+        return {name: getattr(self, name) for name in ("usual_SHW", "centre", "spread", "precision")}
+
+    @classmethod
+    def fit(cls, scans: Iterable[Float[np.ndarray, "S H W"]]) -> AcquisitionReference:
+        """Learn from training scans.
+
+        Args:
+            scans: Prepared scans, at least two.
+        """
+        from sklearn.covariance import LedoitWolf
+
+        kept = list(scans)
+        usual_SHW = np.asarray(np.mean(kept, axis=0, dtype=np.float64), dtype=np.float32)
+        found = np.stack([acquisition_statistics(scan, usual_SHW) for scan in kept])
+        centre, spread = np.median(found, axis=0), found.std(axis=0, ddof=1) + 1e-6
+        fitted = LedoitWolf(assume_centered=True).fit(np.clip((found - centre) / spread, -_CLIP, _CLIP))
+        return cls(usual_SHW, centre, spread, fitted.precision_)
+
+    def standardised(self, slices_SHW: Float[np.ndarray, "S H W"]) -> Float64[np.ndarray, " n"]:
+        """Return each statistic of a scan in standard deviations above the training scans' median."""
+        found = acquisition_statistics(slices_SHW, self.usual_SHW)
+        return np.clip((found - self.centre) / self.spread, -_CLIP, _CLIP)
+
+    def distance(self, slices_SHW: Float[np.ndarray, "S H W"]) -> float:
+        """Return Mahalanobis' distance of a scan from the training scans, >= 0; higher = taken in another way."""
+        z = self.standardised(slices_SHW)
+        return float(np.sqrt(max(z @ self.precision @ z, 0.0)))
+
+
+def _of_intensities(scan: Float32[np.ndarray, "S H W"]) -> list[float]:
+    spread = float(scan.std(dtype=np.float64))
+    third = float(np.mean((scan - scan.mean(dtype=np.float64)) ** 3))
+    return [*np.quantile(scan, _QUANTILES).tolist(), np.log(spread + 1e-3), third / (spread**3 + 1e-9)]
+
+
+def _of_detail(scan: Float32[np.ndarray, "S H W"]) -> list[float]:
+    energies = []
+    for axis in range(3):
+        blurred = [gaussian_filter1d(scan, s, axis=axis, mode="nearest") if s else scan for s in _BAND_SIGMAS]
+        energies += [_log(np.mean((fine - rest) ** 2), 1e-4) for fine, rest in pairwise(blurred)]
+    noise = np.abs(scan - gaussian_filter(scan, _NOISE_SIGMA, mode="nearest"))
+    return [*energies, _log(np.median(noise), 1e-3), _log(np.quantile(noise, 0.99), 1e-3)]
+
+
+def _of_slices(scan: Float32[np.ndarray, "S H W"]) -> list[float]:
+    found = []
+    for axis in range(3):
+        means = scan.mean(axis=tuple(other for other in range(3) if other != axis), dtype=np.float64)
+        if len(means) < 3:
+            found += [0.0, 0.0, 0.0]
+            continue
+        bend = means[1:-1] - (means[:-2] + means[2:]) / 2
+        alternating = abs(np.mean(bend * (-1.0) ** np.arange(len(bend))))
+        found += [_log(np.abs(bend).max(), 1e-2), _log(np.abs(np.diff(means)).mean(), 1e-2), _log(alternating, 1e-2)]
+    return found
+
+
+def _of_agreement(coarse: Float32[np.ndarray, "S H W"], usual: Float32[np.ndarray, "S H W"]) -> list[float]:
+    own = _correlation(coarse, usual)
+    mirrored = [_correlation(np.flip(coarse, axis), usual) - own for axis in range(3)]
+    apart = (coarse - usual).astype(np.float64)
+    sides = [np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in coarse.shape]
+    fields = []
+    for powers in _FIELDS.values():
+        waves = [side**power - (1 / 3 if power == 2 else 0) for side, power in zip(sides, powers, strict=True)]
+        size = np.prod([np.mean(wave**2) for wave in waves])
+        fields.append(float(np.einsum("shw,s,h,w->", apart, *waves)) / apart.size / np.sqrt(size + 1e-12))
+    return [own, *mirrored, *fields, _log(np.mean(apart**2), 1e-6)]
+
+
+def _of_edges(scan: Float32[np.ndarray, "S H W"]) -> list[float]:
+    ends = [np.moveaxis(scan, axis, 0)[end] for axis in range(3) for end in (slice(3), slice(-3, None))]
+    return [_log(np.abs(np.diff(end, axis=0)).mean() if len(end) > 1 else 0.0, 1e-2) for end in ends]
+
+
+def _correlation(one: Float32[np.ndarray, "S H W"], other: Float32[np.ndarray, "S H W"]) -> float:
+    """Return Fisher's transform of the correlation: its spread is even over its range."""
+    a, b = (values.astype(np.float64) - values.mean(dtype=np.float64) for values in (one, other))
+    size = np.sqrt((a**2).sum() * (b**2).sum())
+    return float(np.arctanh(np.clip((a * b).sum() / max(size, 1e-12), -0.99, 0.99)))
+
+
+def _log(amount: float | np.floating, floor: float) -> float:
+    return float(np.log(amount + floor))

@@ -1,0 +1,54 @@
+"""What several commands let the user choose from."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+__all__ = ["Device", "DeviceOption", "Precision", "Preset", "Schedule", "Scores", "SeedOption", "SetOption"]
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Preset(StrEnum):
+    """Where the settings come from."""
+
+    auto = "auto"
+    brain = "brain"
+    abdomen = "abdomen"
+
+
+class Schedule(StrEnum):
+    """How restored codes are computed."""
+
+    incremental = "incremental"
+    fixed_point = "fixed-point"
+    sequential = "sequential"
+
+
+class Precision(StrEnum):
+    """In which arithmetic restorations are drawn and decoded."""
+
+    exact = "exact"
+    fast = "fast"
+
+
+class Scores(StrEnum):
+    """Whose score and map."""
+
+    auto = "auto"
+    paper = "paper"
+
+
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the best there is.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting, as section.key=value; may be repeated.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
