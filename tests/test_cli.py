@@ -23,6 +23,7 @@ OPTIONS = {
         "no-maps",
         "workers",
         "schedule",
+        "scores",
         "precision",
         "false-positive-rate",
         "false-positives-per-scan",

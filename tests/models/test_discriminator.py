@@ -85,3 +85,13 @@ def test_it_learns_where_a_bright_block_is() -> None:
     inside = torch.zeros(shape, dtype=torch.bool)
     inside[2:6, 6:11, 3:8] = True
     assert logits[inside].mean() > logits[~inside].mean() + 2
+
+
+def test_members_differ_and_their_mean_counts() -> None:
+    shape, batch = (6, 8, 10), scans(1, (6, 8, 10))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        network = Discriminator(SMALL, shape, members=3).eval()
+        each = torch.stack([network(batch, member=member) for member in range(3)])
+        assert not torch.allclose(each[0], each[1])
+        torch.testing.assert_close(network(batch), each.mean(0))

@@ -45,6 +45,7 @@ SMALL = (
     "prior.blocks=1",
     "discriminator.channels=8,16",
     "discriminator.batch_scans=2",
+    "discriminator.members=2",
     "training.batch_slices=16",
     "training.prior_views=2",
     "detection.calibration_restorations=2",

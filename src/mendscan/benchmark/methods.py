@@ -16,9 +16,9 @@ from mendscan.baselines.saving import load_baseline, save_baseline
 from mendscan.baselines.training import Budget, training_folder
 from mendscan.benchmark.journal import Journal
 from mendscan.detection.batch import detect_folder
+from mendscan.detection.calibration import Scores
 from mendscan.progress import Progress
 from mendscan.report.figures import save_figure
-from mendscan.training.calibrating import recalibrate
 from mendscan.training.interrupts import stop_requests
 from mendscan.training.trainer import train
 
@@ -95,12 +95,10 @@ class Bench:
 
 
 def run_own_methods(bench: Bench, journal: Journal) -> None:
-    """Train the model, detect with it, and with the paper's map in place of its own."""
+    """Train the model, detect with it, and with the paper's score and map in place of its own."""
     journal.step("train mendscan", lambda: _train(bench))
-    journal.step("detect with mendscan", lambda: _detect(bench, bench.model, OWN))
-    paper = bench.folder / "model-paper"
-    journal.step("calibrate the paper's map", lambda: _recalibrate(bench, paper, ["detection.voxel_map=residual"]))
-    journal.step("detect with the paper's map", lambda: _detect(bench, paper, PAPER))
+    journal.step("detect with mendscan", lambda: _detect(bench, OWN, "auto"))
+    journal.step("detect with the paper's score and map", lambda: _detect(bench, PAPER, "paper"))
 
 
 def run_baseline(bench: Bench, journal: Journal, name: str, cohort: Callable[[], HealthyCohort]) -> None:
@@ -131,21 +129,16 @@ def _train(bench: Bench) -> None:
     )
 
 
-def _detect(bench: Bench, model: Path, method: str) -> None:
+def _detect(bench: Bench, method: str, scores: Scores) -> None:
     detect_folder(
-        model,
+        bench.model,
         bench.test_scans,
         bench.results(method),
         seed=bench.seed,
         device=bench.device,
+        scores=scores,
         after_save=save_figure,
         progress=bench.progress,
-    )
-
-
-def _recalibrate(bench: Bench, model: Path, assignments: list[str]) -> None:
-    recalibrate(
-        bench.model, bench.healthy, model, assignments=assignments, device=bench.device, progress=bench.progress
     )
 
 

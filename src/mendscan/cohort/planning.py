@@ -143,7 +143,11 @@ _AUTO_TRAINING = TrainingSettings(
 
 
 _AUTO_DETECTION = DetectionSettings(
-    voxel_map="standardised", evidence=("nll", "discriminator"), scan_score="parts", calibration_restorations=3
+    voxel_map="standardised",
+    evidence=("nll", "discriminator"),
+    scan_score="parts",
+    nll_sigma=2.5,
+    calibration_restorations=3,
 )
 
 

@@ -114,7 +114,8 @@ def load_bundle(folder: Path) -> Bundle:
     _load_into(prior, tensors, "prior", folder)
     discriminator = None
     if settings.has_discriminator:
-        discriminator = Discriminator(settings.discriminator, settings.shape_SHW)
+        members = settings.discriminator_members
+        discriminator = Discriminator(settings.discriminator, settings.shape_SHW, members=members)
         _load_into(discriminator.eval(), tensors, "discriminator", folder)
     return Bundle(
         settings=settings,

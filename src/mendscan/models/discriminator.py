@@ -40,24 +40,23 @@ _BLOCK = 2
 class Discriminator(nn.Module):
     """Scans to one logit per voxel; higher = more like a fault.
 
+    It has one or several members, which share what is usual and nothing else: their mean logit is steadier than one
+    member's that was trained for as long as all of them together.
+
     Args:
         settings: Widths.
         shape_SHW: The model grid, slice axis first.
+        members: How many.
     """
 
     usual_CSHW: Tensor
     spread_CSHW: Tensor
 
-    def __init__(self, settings: DiscriminatorSettings, shape_SHW: tuple[int, int, int]) -> None:
+    def __init__(self, settings: DiscriminatorSettings, shape_SHW: tuple[int, int, int], *, members: int = 1) -> None:
         super().__init__()
-        widths = settings.channels
         self.register_buffer("usual_CSHW", torch.zeros(FEATURES, *shape_SHW))
         self.register_buffer("spread_CSHW", torch.ones(FEATURES, *shape_SHW))
-        inputs = (1 + FEATURES + 3) * _BLOCK**3
-        self.down = nn.ModuleList(_Block(i, o) for i, o in pairwise((inputs, *widths)))
-        self.narrow = nn.ModuleList(nn.Conv3d(o, i, 1) for i, o in pairwise(widths))
-        self.up = nn.ModuleList(_Block(width, width) for width in widths[:-1])
-        self.head = nn.Conv3d(widths[0], _BLOCK**3, 1)
+        self.members = nn.ModuleList(_UNet(settings.channels) for _ in range(members))
 
     @torch.no_grad()
     def learn_usual(self, scans: Iterable[Float[Tensor, "S H W"]]) -> None:
@@ -82,20 +81,20 @@ class Discriminator(nn.Module):
         self.usual_CSHW.copy_(mean)
         self.spread_CSHW.copy_(spread.maximum(floor).clamp_min(1e-3))
 
-    def forward(self, scans_BSHW: Float[Tensor, "B S H W"]) -> Float[Tensor, "B S H W"]:
-        """Return the logit of each voxel."""
+    def forward(self, scans_BSHW: Float[Tensor, "B S H W"], *, member: int | None = None) -> Float[Tensor, "B S H W"]:
+        """Return the logit of each voxel.
+
+        Args:
+            scans_BSHW: Prepared scans.
+            member: Whose, in training; None = the mean of all.
+        """
         slices, height, width = scans_BSHW.shape[1:]
         beyond = [n for side in (width, height, slices) for n in (0, side % _BLOCK)]
         padded = pad(self._inputs(scans_BSHW), beyond, mode="replicate")
         x = rearrange(padded, "B C (S s) (H h) (W w) -> B (C s h w) S H W", s=_BLOCK, h=_BLOCK, w=_BLOCK)
-        skipped = []
-        for level, block in enumerate(self.down):
-            x = block(_halved(x) if level else x)
-            skipped.append(x)
-        for level in reversed(range(len(self.up))):
-            x = interpolate(self.narrow[level](x), size=skipped[level].shape[2:])
-            x = self.up[level](skipped[level] + x)
-        blocks = rearrange(self.head(x), "B (s h w) S H W -> B (S s) (H h) (W w)", s=_BLOCK, h=_BLOCK, w=_BLOCK)
+        asked = self.members if member is None else [self.members[member]]
+        mean = torch.stack([one(x) for one in asked]).mean(dim=0)
+        blocks = rearrange(mean, "B (s h w) S H W -> B (S s) (H h) (W w)", s=_BLOCK, h=_BLOCK, w=_BLOCK)
         return blocks[:, :slices, :height, :width]
 
     def _inputs(self, scans_BSHW: Tensor) -> Tensor:
@@ -104,6 +103,28 @@ class Discriminator(nn.Module):
             sides = [torch.linspace(-1, 1, n, device=scans_BSHW.device) for n in scans_BSHW.shape[1:]]
             places = torch.stack(torch.meshgrid(*sides, indexing="ij")).expand(len(scans_BSHW), -1, -1, -1, -1)
             return torch.cat([scans_BSHW[:, None], standardised.clamp(-_CLIP, _CLIP), places], dim=1)
+
+
+class _UNet(nn.Module):
+    """One member: blocks of voxels to a logit for each voxel of a block."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        inputs = (1 + FEATURES + 3) * _BLOCK**3
+        self.down = nn.ModuleList(_Block(i, o) for i, o in pairwise((inputs, *widths)))
+        self.narrow = nn.ModuleList(nn.Conv3d(o, i, 1) for i, o in pairwise(widths))
+        self.up = nn.ModuleList(_Block(width, width) for width in widths[:-1])
+        self.head = nn.Conv3d(widths[0], _BLOCK**3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skipped = []
+        for level, block in enumerate(self.down):
+            x = block(_halved(x) if level else x)
+            skipped.append(x)
+        for level in reversed(range(len(self.up))):
+            x = interpolate(self.narrow[level](x), size=skipped[level].shape[2:])
+            x = self.up[level](skipped[level] + x)
+        return self.head(x)
 
 
 class _Block(nn.Module):

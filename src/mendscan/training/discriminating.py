@@ -72,7 +72,10 @@ class ScanData:
 
 
 def discriminator_loss(discriminator: Discriminator, data: ScanData) -> Callable[[int], dict[str, Tensor]]:
-    """Return the loss of one step: cross-entropy of the voxels, and one minus the overlap (soft Dice) of each scan."""
+    """Return the loss of one step: cross-entropy of the voxels, and one minus the overlap (soft Dice) of each scan.
+
+    Members are trained in turn, each on faults of its own.
+    """
     settings = data.settings
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
@@ -85,7 +88,7 @@ def discriminator_loss(discriminator: Discriminator, data: ScanData) -> Callable
         weight = torch.stack([each.weight_SHW for each in faulty]).to(scans)
         lower = settings.training.precision == "bfloat16"
         with torch.autocast(data.device.type, torch.bfloat16, enabled=lower):
-            logits = discriminator(scans)
+            logits = discriminator(scans, member=step % len(discriminator.members))
         logits = logits.float()
         cross_entropy = binary_cross_entropy_with_logits(
             logits, label, weight, pos_weight=torch.tensor(_FAULT_WEIGHT, device=data.device)

@@ -234,7 +234,8 @@ def new_discriminator(settings: Settings, device: torch.device) -> Discriminator
         return None
     with torch.random.fork_rng():
         torch.manual_seed(generator_for(settings.seed, "discriminator weights").initial_seed())
-        return Discriminator(settings.discriminator, settings.shape_SHW).to(device)
+        members = settings.discriminator_members
+        return Discriminator(settings.discriminator, settings.shape_SHW, members=members).to(device)
 
 
 class StageSteps(NamedTuple):
@@ -247,9 +248,8 @@ class StageSteps(NamedTuple):
 
 def stage_steps(settings: Settings) -> StageSteps:
     """Return how the steps are shared out to the networks; each that there is gets at least one."""
-    training, total = settings.training, settings.training.steps or 0
-    third = max(1, round(training.discriminator_share * total)) if settings.has_discriminator else 0
-    first = max(1, round(training.vqvae_share * (total - third)))
+    total, third = settings.training.steps or 0, settings.discriminator_steps
+    first = max(1, round(settings.training.vqvae_share * (total - third)))
     return StageSteps(first, max(1, total - third - first), third)
 
 
