@@ -1,11 +1,11 @@
 """What each part of the method is worth, on validation scans and kinds of anomalies that no result is reported on.
 
-A fifth of the scans is kept apart by the hash of their bytes; anomalies of the kinds kept for choosing settings are put
-into copies of them.  Networks are trained on the others: as `auto` has them, and with one thing changed.  What they say
-of each scan is computed once; maps are then made of it in every way.  Figures are with intervals over scans, and paired
-differences to the first row of each table.
+A fifth of the scans is kept apart by the hash of their bytes; anomalies and artefacts of the kinds kept for choosing
+settings are put into copies of them.  Networks are trained on the others: as `auto` has them, and with one thing
+changed.  What they say of each scan is computed once; maps and scores are then made of it in every way.  Figures are
+with intervals over scans, and paired differences to the first row of each table.
 
-    python benchmarks/ablation.py --healthy runs/hippocampus/healthy --output runs/ablation --steps 3000
+    python benchmarks/ablation.py --healthy runs/hippocampus/healthy --output runs/ablation --steps 9000
 
 Give it the scans that another benchmark learns from, so that its test scans stay unseen.  A stopped run goes on where
 it was.  Steps, not minutes: it may share the processor.
@@ -19,23 +19,27 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from mendscan.cohort.preparing import Prepared, prepare
+from mendscan.cohort.selection_artefacts import SELECTION_ARTEFACTS
 from mendscan.cohort.selection_kinds import SELECTION_KINDS
 from mendscan.cohort.suite import write_suite
 from mendscan.config import DetectionSettings
 from mendscan.console import ConsoleProgress
-from mendscan.detection.calibration import CodeThresholds
+from mendscan.detection.acquisition import AcquisitionReference
+from mendscan.detection.calibration import Calibration, CodeThresholds
 from mendscan.detection.detector import map_and_findings
-from mendscan.detection.evidence import Evidence
+from mendscan.detection.evidence import KINDS, Evidence
 from mendscan.detection.networks import EncodedScan, Networks, scan_generator
 from mendscan.detection.restoration import draw_uniforms
+from mendscan.detection.scan_score import ScanCalibration, top_mean
 from mendscan.detection.standardising import HealthyReference, leave_one_out, to_unit_interval
-from mendscan.detection.voxel_calibration import TailTable, calibrate_voxels
+from mendscan.detection.voxel_calibration import TailTable, calibrate_voxels, left_out_nats
 from mendscan.evaluation.bootstrap import Difference
 from mendscan.evaluation.folders import compare, evaluate_folder
 from mendscan.evaluation.metrics import Evaluation
@@ -43,6 +47,7 @@ from mendscan.models.bundle import load_bundle
 from mendscan.shapes import MapSHW
 from mendscan.training.trainer import train
 from mendscan.volumes.reading import case_name, find_scans, read_volume
+from mendscan.volumes.tables import write_csv
 from mendscan.volumes.volume import Volume
 from mendscan.volumes.writing import make_folder, write_map, write_text
 
@@ -59,7 +64,9 @@ NETWORKS = {
 RESTORATIONS = (1, 5, 15)
 PERCENTILES = (80.0, 90.0, 95.0, 98.0)
 SIGMAS = (0.0, 1.0, 2.0, 3.0, 4.0)
+TOP_SHARES = (0.001, 0.003, 0.01, 0.03)
 FIGURES = ("voxel_ap", "voxel_auroc", "best_dice", "lesion_froc")
+SCAN_FIGURES = ("sample_auroc", "sample_auroc_local", "sample_auroc_whole")
 VALIDATION_SHARE = 0.2
 
 
@@ -90,7 +97,10 @@ def main() -> None:
         if not (test / "cases.csv").exists():
             shutil.rmtree(test, ignore_errors=True)
             scans = find_scans(output / "validation")
-            write_suite(scans, test, seed=0, artefacts=0, kinds=tuple(SELECTION_KINDS), progress=progress)
+            write_suite(
+                scans, test, seed=0, kinds=tuple(SELECTION_KINDS), artefact_kinds=tuple(SELECTION_ARTEFACTS),
+                progress=progress,
+            )  # fmt: skip
         tables = {"networks": {}}
         for name, assignments in NETWORKS.items():
             if arguments.only and name not in arguments.only:
@@ -121,7 +131,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--healthy", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", help="a network; may be repeated; all by default")
     parser.add_argument("--networks-alone", action="store_true", help="leave out the ways to read the first network")
@@ -153,7 +163,7 @@ def filled(assignments: Sequence[str], output: Path) -> list[str]:
 
 def load_networks(model: Path) -> Networks:
     bundle = load_bundle(model)
-    return Networks(bundle.vqvae, bundle.prior, bundle.settings)
+    return Networks(bundle.vqvae, bundle.prior, bundle.settings, discriminator=bundle.discriminator)
 
 
 # --- the ways to read the same networks ------------------------------------------------------------------------------
@@ -166,26 +176,29 @@ def ways_to_read(bench: Ablation) -> dict[str, dict[str, Evaluation]]:
     of_residual, of_nll = (lambda e: e.residual_SHW), (lambda e: e.nll_SHW)
     residual_sigma, nll_sigma = detection.residual_sigma, detection.nll_sigma
     evidence = {
-        "both, standardised (auto)": auto,
+        "NLL + discriminator (auto)": auto,
         "the paper's pooled residual": bench.evaluated(bench.maps(pool, replace_map(detection, "residual"))),
         "residual": bench.evaluated(raw(pool, of_residual, 0.0)),
         "residual, smoothed": bench.evaluated(raw(pool, of_residual, residual_sigma)),
-        "residual, smoothed and standardised": bench.evaluated(alone(pool, of_residual, residual_sigma)),
         "NLL": bench.evaluated(raw(pool, of_nll, 0.0)),
         "NLL, smoothed": bench.evaluated(raw(pool, of_nll, nll_sigma)),
-        "NLL, smoothed and standardised": bench.evaluated(alone(pool, of_nll, nll_sigma)),
+        "discriminator, smoothed and standardised": bench.evaluated(
+            alone(pool, lambda e: e.logits_SHW, detection.discriminator_sigma)
+        ),
         **{
-            f"{' + '.join(kinds)}, standardised": bench.evaluated(
-                bench.maps(pool, detection.model_copy(update={"evidence": kinds}))
-            )
-            for kinds in (("texture",), ("nll", "texture"), ("residual", "nll", "texture"))
+            " + ".join(kinds): bench.evaluated(bench.maps(pool, detection.model_copy(update={"evidence": kinds})))
+            for size in range(1, len(KINDS) + 1)
+            for kinds in combinations(KINDS, size)
+            if kinds != detection.evidence
         },
     }
+    detection = detection.model_copy(update={"evidence": ("residual", "nll")})
     restorations = {
-        f"{n}, weighted": bench.evaluated(bench.maps(bench.pool(restorations=n))) for n in reversed(RESTORATIONS)
+        f"{n}, weighted": bench.evaluated(bench.maps(bench.pool(restorations=n), detection))
+        for n in reversed(RESTORATIONS)
     }
     unweighted = {
-        f"{n}, not weighted": bench.evaluated(bench.maps(bench.pool(restorations=n, temperature=0.0)))
+        f"{n}, not weighted": bench.evaluated(bench.maps(bench.pool(restorations=n, temperature=0.0), detection))
         for n in reversed(RESTORATIONS)
         if n > 1
     }
@@ -199,7 +212,7 @@ def ways_to_read(bench: Ablation) -> dict[str, dict[str, Evaluation]]:
     }
     chosen = detection.restoration_percentile
     percentiles = {
-        f"resampled above p{p:g}": bench.evaluated(bench.maps(bench.pool(percentile=p)))
+        f"resampled above p{p:g}": bench.evaluated(bench.maps(bench.pool(percentile=p), detection))
         for p in sorted(PERCENTILES, key=lambda p: (p != chosen, p))
     }
     sigmas = sorted(((r, n) for r in SIGMAS for n in SIGMAS), key=lambda s: s != (residual_sigma, nll_sigma))
@@ -211,10 +224,49 @@ def ways_to_read(bench: Ablation) -> dict[str, dict[str, Evaluation]]:
     }
     return {
         "evidence": evidence,
-        "restorations": restorations | unweighted | residual_alone,
-        "restoration threshold": percentiles,
-        "smoothing": smoothing,
+        "scan score": scan_scores(bench, pool),
+        "restorations, residual + nll": restorations | unweighted | residual_alone,
+        "restoration threshold, residual + nll": percentiles,
+        "smoothing, residual + nll": smoothing,
     }
+
+
+def scan_scores(bench: Ablation, pool: Pool) -> dict[str, Evaluation]:
+    """Ways to score a scan; the maps are those of `auto` in every row."""
+    settings, acquisition = bench.detection, bench.acquisition()
+    voxels = calibrate_voxels(pool.healthy, settings)
+    healthy, cases = list(left_out_nats(voxels, pool.healthy)), [voxels.nats_of(each) for each in pool.cases]
+
+    def top(share: float) -> tuple[list[float], list[float]]:
+        return tuple(
+            [top_mean(nats[voxels.scored(e.foreground_SHW)], share) for nats, e in zip(each, part, strict=True)]
+            for each, part in ((healthy, pool.healthy), (cases, pool.cases))
+        )
+
+    distance = tuple([acquisition.distance(seen.prepared.slices_SHW) for seen in part] for part in bench.both)
+    mean_nll = tuple([float(seen.encoded.nll_Shw.mean()) for seen in part] for part in bench.both)
+    usual = float(np.median(mean_nll[0]))
+    typicality = tuple([abs(value - usual) for value in part] for part in mean_nll)
+    threshold = CodeThresholds.of(np.concatenate([s.encoded.nll_Shw.numpy().ravel() for s in bench.both[0]]), settings)
+    paper = [float(seen.encoded.slice_scores(threshold.score).sum()) for seen in bench.both[1]]
+
+    def largest(**parts: tuple[list[float], list[float]]) -> list[float]:
+        known = ScanCalibration.fit({name: values[0] for name, values in parts.items()})
+        return [
+            known.score(dict(zip(parts, each, strict=True))).score
+            for each in zip(*(v[1] for v in parts.values()), strict=True)
+        ]
+
+    local = top(settings.scan_top_share)
+    ways = {
+        "local, acquisition (auto)": largest(local=local, acquisition=distance),
+        "the paper's sum of NLL": paper,
+        **{f"local: top {100 * share:g} % alone": top(share)[1] for share in TOP_SHARES},
+        "acquisition alone": distance[1],
+        "typicality alone: mean NLL, two-sided": typicality[1],
+        "local, acquisition, typicality": largest(local=local, acquisition=distance, typicality=typicality),
+    }
+    return {name: bench.evaluated((voxels.as_map(nats) for nats in cases), scores) for name, scores in ways.items()}
 
 
 def replace_map(detection: DetectionSettings, name: str) -> DetectionSettings:
@@ -253,7 +305,7 @@ class Ablation:
         healthy = [(path, read_volume(path)) for path in find_scans(output / "healthy")]
         known = [self._see(path, volume) for path, volume in healthy if volume.content_hash in wanted]
         self._cases = [self._see(path, read_volume(path)) for path in find_scans(output / "test" / "scans")]
-        self._healthy = known
+        self._healthy, self._model = known, model
         self._restored: dict[tuple[str, float], torch.Tensor] = {}
         self._pools: dict[tuple[int, float, float], Pool] = {}
 
@@ -279,12 +331,20 @@ class Ablation:
             nll = np.concatenate([scan.encoded.nll_Shw.numpy().ravel() for scan in self._healthy])
             threshold = CodeThresholds.of(nll, settings.model_copy(update={"restoration_percentile": key[2]}))
             self._progress.begin(f"restore, p{key[2]:g}, {key[0]}×", len(self._healthy) + len(self._cases))
-            seen = [[self._evidence(scan, key, threshold.restoration) for scan in part] for part in self._both]
+            seen = [[self._evidence(scan, key, threshold.restoration) for scan in part] for part in self.both]
             self._pools[key] = Pool(*seen)
         return self._pools[key]
 
+    def acquisition(self) -> AcquisitionReference:
+        """How the training scans were taken."""
+        bundle = load_bundle(self._model)
+        arrays = {name: array.numpy() for name, array in bundle.calibration_arrays.items()}
+        known = Calibration.from_json(bundle.calibration, arrays, bundle.settings.detection).scan
+        assert known is not None
+        return known.acquisition
+
     @property
-    def _both(self) -> tuple[list[Seen], list[Seen]]:
+    def both(self) -> tuple[list[Seen], list[Seen]]:
         return self._healthy, self._cases
 
     def _evidence(self, scan: Seen, key: tuple[int, float, float], threshold_nats: float) -> Evidence:
@@ -309,14 +369,17 @@ class Ablation:
         for each in pool.cases:
             yield voxels.map_of(each, settings)
 
-    def evaluated(self, maps: Iterator[MapSHW]) -> Evaluation:
-        """Bring the maps home and compare them with the labels."""
+    def evaluated(self, maps: Iterator[MapSHW], scores: Sequence[float] | None = None) -> Evaluation:
+        """Bring the maps home and compare them, and scan scores where there are any, with the labels."""
         folder = self._output / "maps"
         shutil.rmtree(folder, ignore_errors=True)
         make_folder(folder)
         for scan, map_SHW in zip(self._cases, maps, strict=True):
             map_XYZ, _ = map_and_findings(map_SHW, scan.volume, scan.prepared, at=scan.encoded.at, threshold=0.5)
             write_map(folder / f"{scan.name}.nii.gz", map_XYZ, scan.volume)
+        if scores is not None:
+            rows = [{"case": scan.name, "score": score} for scan, score in zip(self._cases, scores, strict=True)]
+            write_csv(folder / "scores.csv", rows, ("case", "score"))
         return evaluate_folder(folder, self._output / "test", threshold=0.5, strata=False)
 
 
@@ -324,19 +387,21 @@ class Ablation:
 
 
 def table(title: str, rows: dict[str, Evaluation]) -> str:
-    first = next(iter(rows.values()))
-    head = ["", *(name.replace("_", " ").replace("auroc", "AUROC").replace(" ap", " AP") for name in FIGURES)]
-    lines = [[*head, "difference in voxel AP", "p"], ["---"] * (len(FIGURES) + 3)]
+    first, figures = next(iter(rows.values())), SCAN_FIGURES if title == "scan score" else FIGURES
+    head = ["", *(worded(name) for name in figures)]
+    lines = [[*head, f"difference in {worded(figures[0])}", "p"], ["---"] * (len(figures) + 3)]
     for name, evaluation in rows.items():
-        cells = [f"{evaluation[figure]:.3f}" for figure in FIGURES]
-        lines.append(
-            [name, *cells, *(difference_cells(compare(evaluation, first)) if evaluation is not first else "––")]
-        )
+        cells = [f"{evaluation[figure]:.3f}" for figure in figures]
+        apart = ("–", "–") if evaluation is first else difference_cells(compare(evaluation, first)[figures[0]])
+        lines.append([name, *cells, *apart])
     return f"## {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def difference_cells(found: dict[str, Difference]) -> tuple[str, str]:
-    one = found["voxel_ap"]
+def worded(figure: str) -> str:
+    return figure.replace("_", " ").replace("auroc", "AUROC").replace(" ap", " AP")
+
+
+def difference_cells(one: Difference) -> tuple[str, str]:
     return f"{one.estimate:+.3f} [{one.low:+.3f}, {one.high:+.3f}]", f"{one.p_value:.3f}"
 
 

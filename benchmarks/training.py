@@ -147,7 +147,7 @@ def load(folder: Path, steps: int, work: Path) -> tuple[SliceData, float, SliceD
 def compare(ours: SliceData, preparing: float, plain: SliceData, held_out: SliceData) -> list[dict[str, object]]:
     """Train both networks by both loops, print a table and return its rows."""
     settings, default_format = ours.settings, {"memory_format": torch.contiguous_format}
-    training, (vqvae_steps, prior_steps) = settings.training, stage_steps(settings)
+    training, (vqvae_steps, prior_steps, _) = settings.training, stage_steps(settings)
     vqvae, prior = new_networks(settings, ours.device)
     plain_vqvae, plain_prior = (network.to(**default_format) for network in new_networks(settings, ours.device))
     print(f"{len(ours.scans)} scans, slices of {settings.slice_shape}, ours in {training.precision}\n")

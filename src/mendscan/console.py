@@ -122,6 +122,7 @@ def show_training(summary: TrainingSummary) -> None:
     console.print(
         f"hold-out L1 {figures['holdout_l1']:.4f}   codes used {figures['codes_used']:.0f}   "
         f"perplexity {figures['perplexity']:.1f}   hold-out NLL {figures['holdout_nll']:.3f} nats"
+        + (f"   self-made faults found AP {figures['holdout_fault_ap']:.3f}" if "holdout_fault_ap" in figures else "")
     )
     console.print(f"model: [bold]{escape(str(summary.model))}[/bold] (see README.md, plan.json, curves.png in it)")
 
@@ -134,13 +135,17 @@ def show_detection(rows: Sequence[dict[str, Any]], results: Path) -> None:
         ("case", "left"),
         ("score", "right"),
         ("p", "right"),
+        ("because of", "left"),
         ("findings", "right"),
         ("worst slice", "left"),
     ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in done[:_ROWS_SHOWN]:
         where = f"{row['max_slice_axis']} = {row['max_slice']}"
-        table.add_row(escape(row["case"]), f"{row['score']:.1f}", f"{row['p_value']:.3f}", str(row["findings"]), where)
+        why = row["part"] or "the paper's score"
+        table.add_row(
+            escape(row["case"]), f"{row['score']:.1f}", f"{row['p_value']:.3f}", why, str(row["findings"]), where
+        )
     console.print(table)
     if len(done) > _ROWS_SHOWN:
         console.print(f"… and {len(done) - _ROWS_SHOWN} more in scores.csv")

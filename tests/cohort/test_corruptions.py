@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,6 +139,16 @@ def test_nothing_is_imported_from_what_detection_is_measured_on_or_chosen_by() -
         imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         own = {name for name in imported if name and name.startswith("mendscan")}
         assert own <= {"mendscan.cohort.corruption_families", "mendscan.cohort.random_fields"}
+
+
+def test_what_detection_is_measured_on_and_chosen_by_takes_nothing_from_here() -> None:
+    folder = Path(families_module.__file__).parent
+    evaluated = [*folder.glob("anomal*.py"), *folder.glob("*artefacts.py"), *folder.glob("selection_*.py")]
+    assert len(evaluated) > 6
+    for path in evaluated:
+        source = path.read_text(encoding="utf-8")
+        assert "corruption" not in source
+        assert "random_fields" not in source
 
 
 def test_deforming_moves_a_little() -> None:

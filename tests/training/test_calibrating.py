@@ -14,7 +14,7 @@ from mendscan.cohort.preparing import prepare
 from mendscan.detection.detector import Detector
 from mendscan.detection.standardising import HealthyReference
 from mendscan.detection.voxel_calibration import HealthyKind
-from mendscan.errors import CohortError, ModelError
+from mendscan.errors import CohortError, ModelError, SettingsError
 from mendscan.training.calibrating import recalibrate
 from mendscan.volumes.reading import find_scans, read_volume
 from training.conftest import SMALL, write_phantoms
@@ -102,3 +102,28 @@ def test_calibrating_again_needs_the_same_scans_and_a_folder_of_its_own(
     assert not (tmp_path / "new").exists()
     with pytest.raises(ModelError, match="there is a model already"):
         recalibrate(model, healthy, model, device="cpu")
+
+
+def test_the_papers_score_and_map_are_those_of_a_model_that_has_nothing_else(
+    model: Path, healthy: Path, tmp_path: Path
+) -> None:
+    plain = ["detection.voxel_map=residual", "detection.scan_score=paper"]
+    recalibrate(model, healthy, tmp_path / "plain", device="cpu", assignments=plain)
+    whole, paper = (Detector.load(folder, device="cpu") for folder in (model, tmp_path / "plain"))
+    scan = write_phantoms(tmp_path / "new", 1, seed=5)[0]
+    asked, own = whole.detect(scan, scores="paper"), paper.detect(scan)
+    np.testing.assert_array_equal(asked.map_XYZ, own.map_XYZ)
+    assert (asked.score, asked.p_value, asked.parts) == (own.score, own.p_value, {})
+    assert asked.threshold == pytest.approx(own.threshold, rel=1e-6)
+    with pytest.raises(SettingsError, match="own map only"):
+        whole.detect(scan, scores="paper", false_positives_per_scan=1.0)
+
+
+def test_the_score_is_the_same_without_maps_and_its_parts_are_named(model: Path, tmp_path: Path) -> None:
+    detector = Detector.load(model, device="cpu")
+    scan = write_phantoms(tmp_path / "new", 1, seed=6)[0]
+    whole, quick = detector.detect(scan), detector.detect(scan, maps=False)
+    assert (quick.score, quick.p_value, quick.parts) == (whole.score, whole.p_value, whole.parts)
+    assert quick.map_XYZ is None
+    assert set(whole.parts) == set(whole.part_p_values) == {"local", "acquisition"}
+    assert whole.score == whole.parts[whole.part]

@@ -104,7 +104,12 @@ def _label(place: Any, slice_axis: str, index: int) -> None:
 def _caption(detection: Detection) -> str:
     volume = sum(finding.volume_mm3 for finding in detection.findings)
     return (
-        f"{detection.case}   score {detection.score:.1f} nats, p = {detection.p_value:.3f}   "
+        f"{detection.case}   score {detection.score:.1f}{_unit(detection)}, p = {detection.p_value:.3f}   "
         f"{len(detection.findings)} findings, {volume:,.0f} mm³ above the healthy threshold\n"
         "research use only: unlikely under the healthy training scans, not a diagnosis"
     )
+
+
+def _unit(detection: Detection) -> str:
+    """Return what decided the score and its unit."""
+    return " nats" if detection.part is None else f" healthy spreads ({detection.part})"
