@@ -209,6 +209,8 @@ def test_mixed_cohorts_follow_the_majority() -> None:
 def test_small_and_large_batches() -> None:
     assert plan_of(**CROP).settings.training.batch_slices == 64
     assert plan_of(shape=(512, 512, 4), spacing_mm=(0.4, 0.4, 8.0)).settings.training.batch_slices == 8
+    assert plan_of(**CROP).settings.discriminator.batch_scans == 4
+    assert plan_of().settings.discriminator.batch_scans == 2, "whole heads on a grid of some 150 000 voxels"
 
 
 # The slice axis

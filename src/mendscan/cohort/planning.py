@@ -17,6 +17,7 @@ from mendscan.config import (
     AugmentationSettings,
     CodebookSettings,
     DetectionSettings,
+    DiscriminatorSettings,
     PreparationSettings,
     PriorSettings,
     Settings,
@@ -37,6 +38,8 @@ VOXEL_BUDGET = 150_000
 """Voxels of the model grid at most: what two CPU cores can train on and score within minutes."""
 PIXELS_PER_STEP = 125_000
 """Slice pixels in one training batch: about 0.2 s a step on two CPU cores."""
+VOXELS_PER_STEP = 250_000
+"""Voxels in one batch of the discriminator: about as long a step."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False)
     preparation = PreparationSettings(slice_axis=axis, **grid, **intensity)
     height, width = (n for n, name in zip(preparation.shape_XYZ, "XYZ", strict=True) if name != axis)
     batch = int(np.clip(PIXELS_PER_STEP // (height * width), 8, 64))
+    scans = int(np.clip(round(VOXELS_PER_STEP / np.prod(preparation.shape_XYZ)), 1, 8))
     flip = not region and axis != "X"
     settings = Settings(
         preset="auto",
@@ -96,6 +100,7 @@ def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False)
         vqvae=_AUTO_VQVAE,
         codebook=_AUTO_CODEBOOK,
         prior=_AUTO_PRIOR,
+        discriminator=DiscriminatorSettings(batch_scans=scans),
         training=_AUTO_TRAINING.model_copy(
             update={"batch_slices": batch, "precision": "bfloat16" if bfloat16_is_fast else "float32"}
         ),
@@ -262,7 +267,7 @@ def _network_decisions(settings: Settings) -> list[Decision]:
         Decision(
             "discriminator",
             f"{_times(settings.discriminator.channels)} channels, {settings.discriminator.batch_scans} scans a step",
-            "learns from self-made faults in healthy scans; finds what the prior is blind to",
+            f"learns from self-made faults in healthy scans; about {VOXELS_PER_STEP:,} voxels a step, 8 scans at most",
         ),
         Decision(
             "detection.evidence",
