@@ -54,6 +54,7 @@ SCORE_COLUMNS = (
     "local_p_value",
     "acquisition",
     "acquisition_p_value",
+    "strangest",
     "paper_score",
     "max_slice",
     "max_slice_axis",
@@ -122,6 +123,7 @@ class Detection:
         parts: What the score is made of: ``local`` (something is in the scan) and ``acquisition`` (it was taken in
             another way), in healthy standard deviations; empty if it is the paper's.
         part_p_values: Conformal p-value of each part alone.
+        strangest: The whole-scan statistic that departs most from the training scans, and how far, in words.
         paper_score: The paper's sample score in nats, >= 0.
         seconds: Time it took.
     """
@@ -138,6 +140,7 @@ class Detection:
     findings: tuple[Finding, ...] = field(default=())
     parts: Mapping[str, float] = field(default_factory=dict)
     part_p_values: Mapping[str, float] = field(default_factory=dict)
+    strangest: str = ""
     paper_score: float | None = None
     seconds: float = 0.0
 
@@ -191,6 +194,7 @@ class Detection:
             "part": self.part,
             **{name: round(value, 6) for name, value in self.parts.items()},
             **{f"{name}_p_value": round(value, 6) for name, value in self.part_p_values.items()},
+            "strangest": self.strangest or None,
             "paper_score": None if self.paper_score is None else round(self.paper_score, 6),
             "max_slice": index,
             "max_slice_axis": axis,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, shift
 
-from mendscan.detection.acquisition import STATISTICS, AcquisitionReference, acquisition_statistics
+from mendscan.detection.acquisition import STATISTICS, AcquisitionReference, acquisition_statistics, strangest
 
 SHAPE = (16, 20, 18)
 
@@ -56,6 +56,9 @@ def test_a_scan_taken_in_another_way_is_far(reference: AcquisitionReference, nam
 def test_the_statistic_that_tells_is_the_one_that_departs(reference: AcquisitionReference) -> None:
     z = reference.standardised(ALTERED["every other slice brighter"](scan(100)))
     assert STATISTICS[int(np.argmax(np.abs(z)))] in {"alternation of slices", "fine detail along slices"}
+    name, departs = strangest(z).rsplit(" ", 1)
+    assert name in STATISTICS
+    assert abs(float(departs)) > 5
     z = reference.standardised(ALTERED["mirrored"](scan(100)))
     assert z[STATISTICS.index("agreement when mirrored along rows")] > 5
 

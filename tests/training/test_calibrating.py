@@ -11,6 +11,7 @@ import pytest
 
 import mendscan
 from mendscan.cohort.preparing import prepare
+from mendscan.detection.acquisition import STATISTICS
 from mendscan.detection.detector import Detector
 from mendscan.detection.standardising import HealthyReference
 from mendscan.detection.voxel_calibration import HealthyKind
@@ -127,3 +128,4 @@ def test_the_score_is_the_same_without_maps_and_its_parts_are_named(model: Path,
     assert quick.map_XYZ is None
     assert set(whole.parts) == set(whole.part_p_values) == {"local", "acquisition"}
     assert whole.score == whole.parts[whole.part]
+    assert whole.strangest.rsplit(" ", 1)[0] in STATISTICS

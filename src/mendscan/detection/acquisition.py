@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-__all__ = ["STATISTICS", "AcquisitionReference", "acquisition_statistics"]
+__all__ = ["STATISTICS", "AcquisitionReference", "acquisition_statistics", "strangest"]
 
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BAND_SIGMAS = (0.0, 0.7, 1.4, 2.8)
@@ -53,6 +53,12 @@ STATISTICS = (
     *(f"steps at the {end} of {axis}" for axis in _AXES for end in ("beginning", "end")),
 )  # fmt: skip
 """What each statistic measures, in words."""
+
+
+def strangest(standardised: Float64[np.ndarray, " n"]) -> str:
+    """Return the statistic that departs most by itself, and how far; a hint, for the distance is of all together."""
+    index = int(np.argmax(np.abs(standardised)))
+    return f"{STATISTICS[index]} {standardised[index]:+.1f}"
 
 
 def acquisition_statistics(
@@ -113,8 +119,11 @@ class AcquisitionReference:
 
     def distance(self, slices_SHW: Float[np.ndarray, "S H W"]) -> float:
         """Return Mahalanobis' distance of a scan from the training scans, >= 0; higher = taken in another way."""
-        z = self.standardised(slices_SHW)
-        return float(np.sqrt(max(z @ self.precision @ z, 0.0)))
+        return self.length(self.standardised(slices_SHW))
+
+    def length(self, standardised: Float64[np.ndarray, " n"]) -> float:
+        """Return the same from standardised statistics."""
+        return float(np.sqrt(max(standardised @ self.precision @ standardised, 0.0)))
 
 
 def _of_intensities(scan: Float32[np.ndarray, "S H W"]) -> list[float]:

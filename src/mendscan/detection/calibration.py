@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from mendscan.config import DetectionSettings
-from mendscan.detection.acquisition import AcquisitionReference
+from mendscan.detection.acquisition import AcquisitionReference, strangest
 from mendscan.detection.conformal import (
     conformal_p_value,
     expected_false_findings,
@@ -104,13 +104,11 @@ class Calibration:
         """
         if self.scan is None:
             return None
-        highest = nats_SHW[self.voxels.scored(foreground_SHW)]
-        return self.scan.scores.score(
-            {
-                "local": top_mean(highest, settings.scan_top_share),
-                "acquisition": self.scan.acquisition.distance(slices_SHW),
-            }
-        )
+        local = top_mean(nats_SHW[self.voxels.scored(foreground_SHW)], settings.scan_top_share)
+        acquisition = self.scan.acquisition
+        standardised = acquisition.standardised(slices_SHW)
+        values = {"local": local, "acquisition": acquisition.length(standardised)}
+        return replace(self.scan.scores.score(values), strangest=strangest(standardised))
 
     def healthy(self, scores: Scores = "auto") -> Sequence[float]:
         """Return the calibration scans' scores of the kind that detection gives, ascending."""

@@ -144,6 +144,7 @@ class Detector:
             p_value=self.calibration.p_value(paper_score) if said is None else said.p_value,
             parts={} if said is None else said.parts,
             part_p_values={} if said is None else said.part_p_values,
+            strangest="" if said is None else said.strangest,
             paper_score=paper_score,
             slice_scores=slice_scores,
             slice_indices=np.clip(centres, 0, volume.shape[axis] - 1),

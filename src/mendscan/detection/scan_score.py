@@ -42,12 +42,14 @@ class ScanScore:
         p_value: How rarely a healthy scan scores as high.
         parts: Each part in the same unit.
         part_p_values: The conformal p-value of each part alone.
+        strangest: The whole-scan statistic that departs most, in words.
     """
 
     score: float
     p_value: float
     parts: Mapping[str, float]
     part_p_values: Mapping[str, float]
+    strangest: str = ""
 
 
 @dataclass(frozen=True)
