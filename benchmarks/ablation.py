@@ -113,7 +113,7 @@ def main() -> None:
                     steps=arguments.steps,
                     seed=arguments.seed,
                     resume=(model / "work" / "plan.json").is_file(),
-                    assignments=filled(assignments, output),
+                    assignments=[*arguments.set, *filled(assignments, output)],
                     progress=progress,
                 )
             networks = load_networks(model)
@@ -133,6 +133,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], help="a setting of every network; may be repeated")
     parser.add_argument("--only", action="append", help="a network; may be repeated; all by default")
     parser.add_argument("--networks-alone", action="store_true", help="leave out the ways to read the first network")
     return parser.parse_args()
