@@ -63,7 +63,7 @@ NETWORKS = {
 }  # fmt: skip
 RESTORATIONS = (1, 5, 15)
 PERCENTILES = (80.0, 90.0, 95.0, 98.0)
-SIGMAS = (0.0, 1.0, 2.0, 3.0, 4.0)
+NLL_SIGMAS, LOGIT_SIGMAS = (1.0, 2.0, 2.5, 3.0, 4.0), (0.0, 0.7, 1.5)
 TOP_SHARES = (0.001, 0.003, 0.01, 0.03)
 FIGURES = ("voxel_ap", "voxel_auroc", "best_dice", "lesion_froc")
 SCAN_FIGURES = ("sample_auroc", "sample_auroc_local", "sample_auroc_whole")
@@ -120,11 +120,11 @@ def main() -> None:
             bench = Ablation(networks, model, output, progress)
             first = next(iter(tables["networks"]), None)
             tables["networks"][name] = bench.evaluated(bench.maps(bench.pool()))
-            if first is None and not arguments.networks_alone:
-                tables |= ways_to_read(bench)
-            text = "\n\n".join(table(title, rows) for title, rows in tables.items())
-            write_text(output / "README.md", text + "\n")
-    print(text)
+            for title in arguments.table if first is None else ():
+                tables[title] = TABLES[title](bench)
+                write_tables(tables, output)
+            write_tables(tables, output)
+    print((output / "README.md").read_text(encoding="utf-8"))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -135,8 +135,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], help="a setting of every network; may be repeated")
     parser.add_argument("--only", action="append", help="a network; may be repeated; all by default")
-    parser.add_argument("--networks-alone", action="store_true", help="leave out the ways to read the first network")
-    return parser.parse_args()
+    parser.add_argument(
+        "--table", action="append", choices=[*TABLES, "none"], help="ways to read the first network; all by default"
+    )
+    arguments = parser.parse_args()
+    arguments.table = [title for title in arguments.table or TABLES if title != "none"]
+    return arguments
 
 
 def split(scans: Sequence[Path], output: Path) -> None:
@@ -170,71 +174,75 @@ def load_networks(model: Path) -> Networks:
 # --- the ways to read the same networks ------------------------------------------------------------------------------
 
 
-def ways_to_read(bench: Ablation) -> dict[str, dict[str, Evaluation]]:
-    """Every table but that of the networks; the first row of each is what `auto` does, or nearest to it."""
+Rows = dict[str, Evaluation]
+"""One table; its first row is what `auto` does, or nearest to it."""
+
+
+def evidence_rows(bench: Ablation) -> Rows:
+    """Kinds of evidence and their combinations."""
     pool, detection = bench.pool(), bench.detection
-    auto = bench.evaluated(bench.maps(pool))
     of_residual, of_nll = (lambda e: e.residual_SHW), (lambda e: e.nll_SHW)
-    residual_sigma, nll_sigma = detection.residual_sigma, detection.nll_sigma
-    evidence = {
-        "NLL + discriminator (auto)": auto,
-        "the paper's pooled residual": bench.evaluated(bench.maps(pool, replace_map(detection, "residual"))),
-        "residual": bench.evaluated(raw(pool, of_residual, 0.0)),
-        "residual, smoothed": bench.evaluated(raw(pool, of_residual, residual_sigma)),
-        "NLL": bench.evaluated(raw(pool, of_nll, 0.0)),
-        "NLL, smoothed": bench.evaluated(raw(pool, of_nll, nll_sigma)),
-        "discriminator, smoothed and standardised": bench.evaluated(
+    return {
+        "nll + discriminator (auto)": bench.evaluated(bench.maps(pool)),
+        "the paper's pooled residual": bench.evaluated(bench.maps(pool, with_(detection, voxel_map="residual"))),
+        "residual, neither smoothed nor standardised": bench.evaluated(raw(pool, of_residual, 0.0)),
+        "residual, smoothed only": bench.evaluated(raw(pool, of_residual, detection.residual_sigma)),
+        "nll, neither smoothed nor standardised": bench.evaluated(raw(pool, of_nll, 0.0)),
+        "nll, smoothed only": bench.evaluated(raw(pool, of_nll, detection.nll_sigma)),
+        "discriminator, standardised too": bench.evaluated(
             alone(pool, lambda e: e.logits_SHW, detection.discriminator_sigma)
         ),
         **{
-            " + ".join(kinds): bench.evaluated(bench.maps(pool, detection.model_copy(update={"evidence": kinds})))
+            " + ".join(kinds): bench.evaluated(bench.maps(pool, with_(detection, evidence=kinds)))
             for size in range(1, len(KINDS) + 1)
             for kinds in combinations(KINDS, size)
             if kinds != detection.evidence
         },
     }
-    detection = detection.model_copy(update={"evidence": ("residual", "nll")})
-    restorations = {
-        f"{n}, weighted": bench.evaluated(bench.maps(bench.pool(restorations=n), detection))
+
+
+def restoration_rows(bench: Ablation) -> Rows:
+    """How many restorations, and whether they are weighed."""
+    detection = with_(bench.detection, evidence=("residual", "nll"))
+    ways = [("weighted", None), ("not weighted", 0.0)]
+    pools = {
+        f"{n}, {how}": bench.pool(restorations=n, temperature=temperature)
+        for how, temperature in ways
         for n in reversed(RESTORATIONS)
+        if n > 1 or temperature is None
     }
-    unweighted = {
-        f"{n}, not weighted": bench.evaluated(bench.maps(bench.pool(restorations=n, temperature=0.0), detection))
-        for n in reversed(RESTORATIONS)
-        if n > 1
+    both = {name: bench.evaluated(bench.maps(pool, detection)) for name, pool in pools.items()}
+    return both | {
+        f"{name}, residual alone": bench.evaluated(alone(pool, lambda e: e.residual_SHW, detection.residual_sigma))
+        for name, pool in pools.items()
     }
-    residual_alone = {
-        f"{n}, {how}, residual alone": bench.evaluated(
-            alone(bench.pool(restorations=n, temperature=t), of_residual, residual_sigma)
-        )
-        for how, t in (("weighted", None), ("not weighted", 0.0))
-        for n in reversed(RESTORATIONS)
-        if n > 1 or t is None
-    }
-    chosen = detection.restoration_percentile
-    percentiles = {
-        f"resampled above p{p:g}": bench.evaluated(bench.maps(bench.pool(percentile=p), detection))
-        for p in sorted(PERCENTILES, key=lambda p: (p != chosen, p))
-    }
-    sigmas = sorted(((r, n) for r in SIGMAS for n in SIGMAS), key=lambda s: s != (residual_sigma, nll_sigma))
-    smoothing = {
-        f"σ = {r:g} residual, {n:g} NLL": bench.evaluated(
-            bench.maps(pool, detection.model_copy(update={"residual_sigma": r, "nll_sigma": n}))
-        )
-        for r, n in sigmas
-    }
+
+
+def percentile_rows(bench: Ablation) -> Rows:
+    """From which NLL on codes are resampled."""
+    detection = with_(bench.detection, evidence=("residual", "nll"))
     return {
-        "evidence": evidence,
-        "scan score": scan_scores(bench, pool),
-        "restorations, residual + nll": restorations | unweighted | residual_alone,
-        "restoration threshold, residual + nll": percentiles,
-        "smoothing, residual + nll": smoothing,
+        f"resampled above p{p:g}": bench.evaluated(bench.maps(bench.pool(percentile=p), detection))
+        for p in sorted(PERCENTILES, key=lambda p: (p != detection.restoration_percentile, p))
     }
 
 
-def scan_scores(bench: Ablation, pool: Pool) -> dict[str, Evaluation]:
+def smoothing_rows(bench: Ablation) -> Rows:
+    """Widths of the Gaussians of the two kinds that `auto` combines."""
+    pool, detection = bench.pool(), bench.detection
+    chosen = (detection.nll_sigma, detection.discriminator_sigma)
+    sigmas = sorted(((n, d) for n in NLL_SIGMAS for d in LOGIT_SIGMAS), key=lambda pair: pair != chosen)
+    return {
+        f"σ = {n:g} nll, {d:g} discriminator": bench.evaluated(
+            bench.maps(pool, with_(detection, nll_sigma=n, discriminator_sigma=d))
+        )
+        for n, d in sigmas
+    }
+
+
+def scan_score_rows(bench: Ablation) -> Rows:
     """Ways to score a scan; the maps are those of `auto` in every row."""
-    settings, acquisition = bench.detection, bench.acquisition()
+    pool, settings, acquisition = bench.pool(), bench.detection, bench.acquisition()
     voxels = calibrate_voxels(pool.healthy, settings)
     healthy, cases = list(left_out_nats(voxels, pool.healthy)), [voxels.nats_of(each) for each in pool.cases]
 
@@ -270,8 +278,18 @@ def scan_scores(bench: Ablation, pool: Pool) -> dict[str, Evaluation]:
     return {name: bench.evaluated((voxels.as_map(nats) for nats in cases), scores) for name, scores in ways.items()}
 
 
-def replace_map(detection: DetectionSettings, name: str) -> DetectionSettings:
-    return detection.model_copy(update={"voxel_map": name})
+def with_(detection: DetectionSettings, **changes: object) -> DetectionSettings:
+    return detection.model_copy(update=changes)
+
+
+TABLES = {
+    "evidence": evidence_rows,
+    "scan score": scan_score_rows,
+    "smoothing": smoothing_rows,
+    "restorations (residual + nll)": restoration_rows,
+    "restoration threshold (residual + nll)": percentile_rows,
+}
+"""Ways to read the first network."""
 
 
 Pick = Callable[[Evidence], MapSHW]
@@ -385,6 +403,10 @@ class Ablation:
 
 
 # --- the tables ------------------------------------------------------------------------------------------------------
+
+
+def write_tables(tables: dict[str, Rows], output: Path) -> None:
+    write_text(output / "README.md", "\n\n".join(table(title, rows) for title, rows in tables.items()) + "\n")
 
 
 def table(title: str, rows: dict[str, Evaluation]) -> str:
