@@ -257,7 +257,7 @@ def scan_score_rows(bench: Ablation) -> Rows:
     usual = float(np.median(mean_nll[0]))
     typicality = tuple([abs(value - usual) for value in part] for part in mean_nll)
     threshold = CodeThresholds.of(np.concatenate([s.encoded.nll_Shw.numpy().ravel() for s in bench.both[0]]), settings)
-    paper = [float(seen.encoded.slice_scores(threshold.score).sum()) for seen in bench.both[1]]
+    paper = [seen.encoded.score(threshold.score) for seen in bench.both[1]]
 
     def largest(**parts: tuple[list[float], list[float]]) -> list[float]:
         known = ScanCalibration.fit({name: values[0] for name, values in parts.items()})

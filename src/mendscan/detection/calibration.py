@@ -93,17 +93,20 @@ class Calibration:
         foreground_SHW: Bool[np.ndarray, "S H W"],
         slices_SHW: MapSHW,
         settings: DetectionSettings,
-    ) -> ScanScore | None:
-        """Return the scan score in parts; None if the model has the paper's.
+    ) -> ScanScore:
+        """Return the scan score in parts.
 
         Args:
             nats_SHW: Combined evidence of the scored slices.
             foreground_SHW: Where they show something.
             slices_SHW: The whole prepared scan.
             settings: The model's.
+
+        Raises:
+            ValueError: If the model has the paper's score alone.
         """
         if self.scan is None:
-            return None
+            raise ValueError("the model does not know how the parts of the score are in healthy scans")
         local = top_mean(nats_SHW[self.voxels.scored(foreground_SHW)], settings.scan_top_share)
         acquisition = self.scan.acquisition
         standardised = acquisition.standardised(slices_SHW)

@@ -136,17 +136,15 @@ class Detector:
                 restored_XYZ = prepared.restored_scan(volume, restored.restored_SHW, at=encoded.at)
         axis = "XYZ".index(prepared.slice_axis)
         centres = encoded.at * prepared.grid.scale[axis] + prepared.grid.offset[axis]
-        slice_scores = encoded.slice_scores(self.calibration.thresholds.score)
-        paper_score = float(slice_scores.sum())
         return Detection(
             volume=volume,
-            score=paper_score if said is None else said.score,
-            p_value=self.calibration.p_value(paper_score) if said is None else said.p_value,
-            parts={} if said is None else said.parts,
-            part_p_values={} if said is None else said.part_p_values,
-            strangest="" if said is None else said.strangest,
-            paper_score=paper_score,
-            slice_scores=slice_scores,
+            score=said.score,
+            p_value=said.p_value,
+            parts=said.parts,
+            part_p_values=said.part_p_values,
+            strangest=said.strangest,
+            paper_score=encoded.score(self.calibration.thresholds.score),
+            slice_scores=encoded.slice_scores(self.calibration.thresholds.score),
             slice_indices=np.clip(centres, 0, volume.shape[axis] - 1),
             slice_axis=prepared.slice_axis,
             map_XYZ=map_XYZ,
@@ -164,12 +162,11 @@ class Detector:
         """Return whether even the score needs them."""
         return scores == "auto" and self.calibration.scan is not None and "residual" in self.calibration.voxels.kinds
 
-    def _scan_score(
-        self, prepared: Prepared, encoded: EncodedScan, evidence: Evidence, scores: Scores
-    ) -> ScanScore | None:
-        """Return the scan score in parts; None where it is the paper's."""
+    def _scan_score(self, prepared: Prepared, encoded: EncodedScan, evidence: Evidence, scores: Scores) -> ScanScore:
+        """Return the scan score: in parts, or the paper's, which has none."""
         if scores == "paper" or self.calibration.scan is None:
-            return None
+            score = encoded.score(self.calibration.thresholds.score)
+            return ScanScore(score, self.calibration.p_value(score), {}, {})
         nats = self.calibration.voxels.nats_of(evidence)
         settings = self.settings.detection
         return self.calibration.scan_score(nats, encoded.foreground_SHW, prepared.slices_SHW, settings)

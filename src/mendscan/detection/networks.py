@@ -75,6 +75,10 @@ class EncodedScan:
         """Return the paper's score of every slice."""
         return clipped_nll_score(self.nll_Shw, threshold_nats=threshold_nats).double().numpy()
 
+    def score(self, threshold_nats: float) -> float:
+        """Return the paper's score of the scan."""
+        return float(self.slice_scores(threshold_nats).sum())
+
 
 class RestoredScan(NamedTuple):
     """The restorations of a scan, weighed, on the model grid."""

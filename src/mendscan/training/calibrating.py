@@ -68,7 +68,7 @@ def calibrate(
                 distances.append(acquisition.distance(prepared.slices_SHW))
             progress.advance()
     thresholds = CodeThresholds.of(np.concatenate([scan.nll_Shw.numpy().ravel() for scan in encoded]), settings)
-    scores = sorted(float(scan.slice_scores(thresholds.score).sum()) for scan in encoded)
+    scores = sorted(scan.score(thresholds.score) for scan in encoded)
     evidence = _restore_all(networks, encoded, thresholds.restoration, progress)
     voxels = calibrate_voxels(evidence, settings)
     peaks = healthy_peaks(networks.settings, voxels, scans, encoded, evidence, progress)
