@@ -42,9 +42,10 @@ from mendscan.detection.devices import choose_device
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.progress import Silent
+from mendscan.training.building import new_networks, stage_steps
 from mendscan.training.loop import LossOfStep, generator_for, make_optimiser, train_steps
 from mendscan.training.stages import SliceData, encode_views, prior_loss, validate_prior, validate_vqvae, vqvae_loss
-from mendscan.training.trainer import new_networks, new_plan, slice_data, stage_steps
+from mendscan.training.trainer import new_plan, slice_data
 from mendscan.volumes.reading import find_scans, read_volume
 
 EVALUATIONS = 20

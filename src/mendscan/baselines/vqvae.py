@@ -17,9 +17,9 @@ from mendscan.cohort.preparing import Prepared
 from mendscan.config import Settings
 from mendscan.models.vqvae import VQVAE
 from mendscan.shapes import SlicesSHW
+from mendscan.training.building import new_networks
 from mendscan.training.run import StageFolder
 from mendscan.training.stages import validate_vqvae, vqvae_loss
-from mendscan.training.trainer import new_networks
 
 __all__ = ["VqvaeBaseline", "fit_vqvae"]
 

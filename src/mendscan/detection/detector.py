@@ -126,12 +126,13 @@ class Detector:
             encoded = self.networks.encode(prepared, volume.content_hash)
             restored = restoring(encoded) if maps or self._needs_restorations(scores) else None
             evidence = self.networks.evidence(encoded, None if restored is None else restored.residual_SHW)
-            said = self._scan_score(prepared, encoded, evidence, scores)
+            nats = self._nats(evidence, scores, maps=maps)
+            said = self._scan_score(prepared, encoded, nats)
             map_XYZ = restored_XYZ = None
             findings: tuple[Finding, ...] = ()
             threshold = self.calibration.map_threshold(scores)
             if maps and restored is not None:
-                on_grid = self._map(evidence, scores)
+                on_grid = self._map(evidence, nats)
                 map_XYZ, findings = map_and_findings(on_grid, volume, prepared, at=encoded.at, threshold=threshold)
                 restored_XYZ = prepared.restored_scan(volume, restored.restored_SHW, at=encoded.at)
         axis = "XYZ".index(prepared.slice_axis)
@@ -162,20 +163,23 @@ class Detector:
         """Return whether even the score needs them."""
         return scores == "auto" and self.calibration.scan is not None and "residual" in self.calibration.voxels.kinds
 
-    def _scan_score(self, prepared: Prepared, encoded: EncodedScan, evidence: Evidence, scores: Scores) -> ScanScore:
+    def _nats(self, evidence: Evidence, scores: Scores, *, maps: bool) -> MapSHW | None:
+        """Return the combined evidence, once for score and map; None where both are the paper's or need none."""
+        voxels, wanted = self.calibration.voxels, maps or self.calibration.scan is not None
+        return voxels.nats_of(evidence) if scores == "auto" and voxels.kinds and wanted else None
+
+    def _scan_score(self, prepared: Prepared, encoded: EncodedScan, nats_SHW: MapSHW | None) -> ScanScore:
         """Return the scan score: in parts, or the paper's, which has none."""
-        if scores == "paper" or self.calibration.scan is None:
+        if nats_SHW is None or self.calibration.scan is None:
             score = encoded.score(self.calibration.thresholds.score)
             return ScanScore(score, self.calibration.p_value(score), {}, {})
-        nats = self.calibration.voxels.nats_of(evidence)
         settings = self.settings.detection
-        return self.calibration.scan_score(nats, encoded.foreground_SHW, prepared.slices_SHW, settings)
+        return self.calibration.scan_score(nats_SHW, encoded.foreground_SHW, prepared.slices_SHW, settings)
 
-    def _map(self, evidence: Evidence, scores: Scores) -> MapSHW:
-        settings = self.settings.detection
-        return (
-            paper_map(evidence, settings) if scores == "paper" else self.calibration.voxels.map_of(evidence, settings)
-        )
+    def _map(self, evidence: Evidence, nats_SHW: MapSHW | None) -> MapSHW:
+        if nats_SHW is None:
+            return paper_map(evidence, self.settings.detection)
+        return self.calibration.voxels.as_map(nats_SHW)
 
     def _expected_false(self, peak: float, scores: Scores) -> float | None:
         return self.calibration.expected_false(peak) if self._knows_peaks(scores) else None

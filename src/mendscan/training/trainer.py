@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -23,13 +23,12 @@ from mendscan.detection.networks import Networks
 from mendscan.errors import CohortError, ModelError, SettingsError
 from mendscan.models.bundle import load_bundle, save_bundle
 from mendscan.models.discriminator import Discriminator
-from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.progress import Progress, Silent
+from mendscan.training.building import new_discriminator, new_networks, stage_steps
 from mendscan.training.calibrating import calibrate
 from mendscan.training.discriminating import ScanData, discriminator_loss, validate_discriminator
 from mendscan.training.interrupts import stop_requests
-from mendscan.training.loop import generator_for
 from mendscan.training.metrics_log import MetricsLog, draw_curves
 from mendscan.training.model_card import model_card
 from mendscan.training.run import StageFolder, StageRun
@@ -214,43 +213,6 @@ def slice_data(store: SliceStore, hashes: Sequence[str], settings: Settings, dev
     margin = settings.preparation.training_margin_slices
     slices = tuple(range(margin, settings.slices - margin))
     return SliceData(store.slices_NSHW, tuple(store.rows(hashes)), slices, settings, device)
-
-
-def new_networks(settings: Settings, device: torch.device) -> tuple[VQVAE, PixelSNAIL]:
-    """Return untrained networks, a function of the seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(generator_for(settings.seed, "weights").initial_seed())
-        vqvae, prior = VQVAE(settings.vqvae), PixelSNAIL(settings.prior, codes=settings.vqvae.codes)
-    # Measured on a CPU (2 cores, auto plan), a step channels-last against contiguous: VQ-VAE in float32 168 and 907 ms,
-    # in bfloat16 134 and 92 ms; prior in float32 192 and 143 ms, in bfloat16 142 and 114 ms.
-    on_cpu, lower = device.type == "cpu", settings.training.precision == "bfloat16"
-    layout = torch.contiguous_format if on_cpu and lower else torch.channels_last
-    return vqvae.to(device=device, memory_format=layout), prior.to(device)  # type: ignore[call-overload]
-
-
-def new_discriminator(settings: Settings, device: torch.device) -> Discriminator | None:
-    """Return an untrained discriminator, a function of the seed; None if the plan has none."""
-    if not settings.has_discriminator:
-        return None
-    with torch.random.fork_rng():
-        torch.manual_seed(generator_for(settings.seed, "discriminator weights").initial_seed())
-        members = settings.discriminator_members
-        return Discriminator(settings.discriminator, settings.shape_SHW, members=members).to(device)
-
-
-class StageSteps(NamedTuple):
-    """Steps of each network."""
-
-    vqvae: int
-    prior: int
-    discriminator: int
-
-
-def stage_steps(settings: Settings) -> StageSteps:
-    """Return how the steps are shared out to the networks; each that there is gets at least one."""
-    total, third = settings.training.steps or 0, settings.discriminator_steps
-    first = max(1, round(settings.training.vqvae_share * (total - third)))
-    return StageSteps(first, max(1, total - third - first), third)
 
 
 def _encode(
