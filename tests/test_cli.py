@@ -6,8 +6,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from mendscan import cli
-from mendscan.cli import app
+from mendscan.cli import app, trials
 from mendscan.evaluation import bootstrap
 
 OPTIONS = {
@@ -138,7 +137,7 @@ def test_evaluating_a_folder_without_results_is_refused(tmp_path) -> None:
 
 
 def test_the_command_resamples_as_the_library_does() -> None:
-    assert cli.RESAMPLES == bootstrap.RESAMPLES  # the command cannot import it: its help would wait for numpy
+    assert trials.RESAMPLES == bootstrap.RESAMPLES  # the command cannot import it: its help would wait for numpy
 
 
 @pytest.mark.parametrize("option", [["-o", "out"], ["--compare", "x"], ["--threshold", "0.5"], ["--seed", "3"]])

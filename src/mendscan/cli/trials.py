@@ -1,132 +1,19 @@
-"""The commands: parse, call, print."""
+"""Putting a method to the test: labelled anomalies, figures against labels, comparisons, the demo."""
 
 from __future__ import annotations
 
-import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mendscan.exits import EXIT_ALL_FAILED, EXIT_INTERNAL, EXIT_SOME_FAILED, reports_errors
-from mendscan.options import Device, DeviceOption, Precision, Preset, Schedule, Scores, SeedOption, SetOption
+from mendscan.cli.app import app
+from mendscan.exits import reports_errors
+from mendscan.options import Device, DeviceOption, SeedOption, SetOption
 
-__all__ = ["app", "main"]
-
-app = typer.Typer(
-    name="mendscan",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Find what does not belong in a medical scan, having seen only healthy ones.\n\n"
-    "[bold]train[/bold] on healthy scans, [bold]detect[/bold] in new ones, [bold]evaluate[/bold] against labels.\n\n"
-    "Research use only; not a medical device. A score means unlikely under the training set, not disease.",
-)
+__all__ = ["RESAMPLES", "benchmark", "demo", "evaluate", "simulate"]
 
 RESAMPLES = 2000
-
-
-@app.command()
-@reports_errors
-def train(
-    healthy: Annotated[Path, typer.Option("--input", "-i", help="Folder of healthy .nii/.nii.gz scans, any depth.")],
-    model: Annotated[Path, typer.Option("--output", "-o", help="Model folder to write.")],
-    preset: Annotated[
-        Preset, typer.Option(help="auto derives settings; brain and abdomen are the paper's.")
-    ] = Preset.auto,
-    minutes: Annotated[float | None, typer.Option(help="Time for all networks; 30 by default.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps instead of minutes; repeats a run exactly.")] = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = Device.auto,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped training was.")] = False,
-    assignments: SetOption = None,
-) -> None:
-    """Train a detector on healthy scans.
-
-    Example: mendscan train -i healthy_scans -o model --minutes 30
-    """
-    from mendscan.console import ConsoleProgress, show_plan, show_training
-    from mendscan.training.trainer import train as run_training
-
-    with ConsoleProgress() as progress:
-        summary = run_training(
-            healthy,
-            model,
-            preset=preset.value,
-            minutes=minutes,
-            steps=steps,
-            seed=seed,
-            device=device.value,
-            resume=resume,
-            assignments=assignments or (),
-            progress=progress,
-            on_plan=show_plan,
-        )
-    show_training(summary)
-
-
-@app.command()
-@reports_errors
-def detect(
-    model: Annotated[Path, typer.Option("--model", "-m", help="Model folder that mendscan train wrote.")],
-    scans: Annotated[Path, typer.Option("--input", "-i", help="A scan, or a folder of scans at any depth.")],
-    results: Annotated[Path, typer.Option("--output", "-o", help="Results folder to write.")],
-    restorations: Annotated[
-        int | None, typer.Option(min=1, help="Restorations per slice; the model's setting (15) by default.")
-    ] = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = Device.auto,
-    maps: Annotated[bool, typer.Option("--maps/--no-maps", help="Restore and map, or only score (faster).")] = True,
-    schedule: Annotated[
-        Schedule, typer.Option(help="How codes are restored: all give the same; for proof, not for use.")
-    ] = Schedule.incremental,
-    precision: Annotated[
-        Precision, typer.Option(help="fast restores in bfloat16 where the processor has it.")
-    ] = Precision.exact,
-    false_positive_rate: Annotated[
-        float, typer.Option(help="Flag scans so that at most this share of healthy scans is flagged.")
-    ] = 0.05,
-    false_positives_per_scan: Annotated[
-        float | None,
-        typer.Option(help="Keep findings so strong that a healthy scan has at most this many; all by default."),
-    ] = None,
-    scores: Annotated[
-        Scores, typer.Option(help="auto: as the model was planned; paper: score and map of Naval Marimont & Tarroni.")
-    ] = Scores.auto,
-    workers: Annotated[int | None, typer.Option(min=0, help="Cores to use; all by default.")] = None,
-) -> None:
-    """Score scans, restore them and map where they depart from healthy anatomy.
-
-    Example: mendscan detect -m model -i new_scans -o results
-    """
-    from mendscan.console import ConsoleProgress, show_detection
-    from mendscan.detection.batch import detect_folder
-    from mendscan.report.figures import save_figure
-
-    with ConsoleProgress() as progress:
-        summary = detect_folder(
-            model,
-            scans,
-            results,
-            restorations=restorations,
-            seed=seed,
-            device=device.value,
-            maps=maps,
-            schedule=schedule.value,
-            precision=precision.value,
-            false_positive_rate=false_positive_rate,
-            false_positives_per_scan=false_positives_per_scan,
-            scores=scores.value,
-            workers=workers,
-            after_save=save_figure,
-            progress=progress,
-        )
-    show_detection(summary.rows, results)
-    if summary.failed:
-        raise typer.Exit(EXIT_ALL_FAILED if summary.failed == len(summary.rows) else EXIT_SOME_FAILED)
 
 
 @app.command()
@@ -302,25 +189,3 @@ def demo(
     from mendscan.demo import run_demo
 
     run_demo(output, minutes=minutes)
-
-
-@app.callback(invoke_without_command=True)
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if version:
-        import mendscan
-
-        typer.echo(f"mendscan {mendscan.__version__} (research use only; not a medical device)")
-        raise typer.Exit
-
-
-def main() -> None:
-    """Run the command line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without "–" shows "?", and the work is not lost
-    try:
-        app()
-    except BrokenPipeError:
-        sys.exit(EXIT_INTERNAL)
