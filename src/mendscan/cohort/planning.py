@@ -25,8 +25,10 @@ from mendscan.config import (
     VqvaeSettings,
 )
 
-__all__ = ["Decision", "Plan", "plan_auto", "plan_preset"]
+__all__ = ["SET_BY_USER", "Decision", "Plan", "plan_auto", "plan_preset"]
 
+SET_BY_USER = "set by the user"
+"""The reason of such a decision; what it names is not chosen otherwise."""
 Axis = Literal["X", "Y", "Z"]
 _AXES: tuple[Axis, Axis, Axis] = ("X", "Y", "Z")
 
@@ -144,6 +146,7 @@ _AUTO_TRAINING = TrainingSettings(
     discriminator_share=0.65,
     vqvae_share=0.4,
     prior_views=4,
+    choose_detection=True,
 )
 
 

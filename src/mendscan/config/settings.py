@@ -194,8 +194,11 @@ class TrainingSettings(_Frozen):
     """Arithmetic of the convolutions in training; parameters stay float32."""
     prior_views: Positive = 1
     """Augmented versions of each training slice that are encoded for the prior."""
+    choose_detection: bool = False
+    """Choose `detection.evidence` and its smoothing on validation scans with anomalies made for choosing; no figure is
+    reported on their kinds.  Settings given by the user stay."""
     validation_fraction: Fraction = 0.08
-    """Part of the scans that only measures how training goes."""
+    """Part of the scans that no network learns from: measures how training goes, and settings are chosen on it."""
     calibration_fraction: Fraction = 0.12
     """Part of the scans that sets thresholds and p-values; no network learns from it."""
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mendscan.cohort.fingerprint import ScanFacts, fingerprint
-from mendscan.cohort.planning import Decision, Plan, plan_auto, plan_preset
+from mendscan.cohort.planning import SET_BY_USER, Decision, Plan, plan_auto, plan_preset
 from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort, split_by_content
 from mendscan.config import PRESETS, Settings, override, parse_settings
 from mendscan.detection.acquisition import AcquisitionReference
@@ -27,6 +27,7 @@ from mendscan.models.vqvae import VQVAE
 from mendscan.progress import Progress, Silent
 from mendscan.training.building import new_discriminator, new_networks, stage_steps
 from mendscan.training.calibrating import calibrate
+from mendscan.training.choosing import choose_detection
 from mendscan.training.discriminating import ScanData, discriminator_loss, validate_discriminator
 from mendscan.training.interrupts import stop_requests
 from mendscan.training.metrics_log import MetricsLog, draw_curves
@@ -125,6 +126,7 @@ def train(
     with stop_requests() as stop:
         networks = _train_networks(plan.settings, store, split, target, StageFolder(work, log, progress, stop))
     by_hash = dict(zip(hashes, paths, strict=True))
+    plan, networks = _with_chosen(plan, networks, split, by_hash, progress)
     acquisition = _acquisition(plan.settings, store, split, progress)
     calibration = calibrate(networks, [by_hash[content] for content in split.calibration], acquisition, progress)
     figures = _save_model(folder, plan, split, networks, calibration, log)
@@ -197,6 +199,21 @@ def _train_discriminator(
     return discriminator.eval()
 
 
+def _with_chosen(
+    plan: Plan, networks: Networks, split: Split, by_hash: Mapping[str, Path], progress: Progress
+) -> tuple[Plan, Networks]:
+    """Choose the evidence where the plan says so, and say why in the plan."""
+    if not plan.settings.training.choose_detection:
+        return plan, networks
+    healthy, validation = ([by_hash[content] for content in part] for part in (split.calibration, split.validation))
+    fixed = frozenset(decision.setting for decision in plan.decisions if decision.reason == SET_BY_USER)
+    chosen = choose_detection(networks, healthy=healthy, validation=validation, fixed=fixed, progress=progress)
+    looked_at = {decision.setting for decision in chosen.decisions}
+    kept = tuple(decision for decision in plan.decisions if decision.setting not in looked_at)
+    settings = plan.settings.model_copy(update={"detection": chosen.settings})
+    return Plan(plan.fingerprint, kept + chosen.decisions, settings), replace(networks, settings=settings)
+
+
 def _acquisition(
     settings: Settings, store: SliceStore, split: Split, progress: Progress
 ) -> AcquisitionReference | None:
@@ -262,7 +279,7 @@ def new_plan(
         plan = plan_preset(preset, cohort, seed=seed)
     settings = override(plan.settings, assignments)
     pairs = (assignment.partition("=") for assignment in assignments)
-    chosen = tuple(Decision(key, value, "set by the user") for key, _, value in pairs)
+    chosen = tuple(Decision(key, value, SET_BY_USER) for key, _, value in pairs)
     return Plan(plan.fingerprint, plan.decisions + chosen, settings)
 
 

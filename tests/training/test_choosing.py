@@ -1,0 +1,95 @@
+"""Settings of detection are chosen on validation scans, by anomalies made for choosing."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mendscan
+from mendscan.cohort.selection_cases import with_selection_anomalies
+from mendscan.config import override
+from mendscan.detection.networks import Networks
+from mendscan.models.bundle import load_bundle
+from mendscan.progress import Silent
+from mendscan.training.calibrating import _scans_by_content
+from mendscan.training.choosing import CANDIDATES, _clearly_best, choose_detection
+from mendscan.volumes.reading import find_scans, read_volume
+from training.conftest import SMALL
+
+THIRDS = (*SMALL, "training.calibration_fraction=0.3", "training.validation_fraction=0.3")
+
+
+@pytest.fixture(scope="module")
+def model(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "chosen"
+    mendscan.train(healthy, folder, assignments=THIRDS, steps=40, device="cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def networks(model: Path) -> Networks:
+    bundle = load_bundle(model)
+    return Networks(bundle.vqvae, bundle.prior, bundle.settings, discriminator=bundle.discriminator)
+
+
+def parts(model: Path, healthy: Path) -> dict[str, list[Path]]:
+    split = json.loads((model / "split.json").read_text())
+    named = {"healthy": "calibration", "validation": "validation"}
+    return {name: _scans_by_content(healthy, split[part], Silent()) for name, part in named.items()}
+
+
+def test_the_plan_says_what_was_chosen_and_why(model: Path) -> None:
+    plan = json.loads((model / "plan.json").read_text())
+    (evidence,) = (decision for decision in plan["decisions"] if decision["setting"] == "detection.evidence")
+    assert evidence["value"] == ", ".join(plan["settings"]["detection"]["evidence"])
+    assert "validation cases" in evidence["reason"]
+    for candidate in CANDIDATES["evidence"]:
+        assert ", ".join(candidate) in evidence["value"] + evidence["reason"]
+    assert json.loads((model / "config.json").read_text())["settings"] == plan["settings"]
+
+
+def test_a_better_candidate_is_taken(networks: Networks, model: Path, healthy: Path) -> None:
+    """Forty steps teach the networks little, but texture needs no network."""
+    blind = replace(networks, settings=override(networks.settings, ["detection.evidence=nll"]))
+    chosen = choose_detection(blind, **parts(model, healthy), progress=Silent())
+    assert "texture" in chosen.settings.evidence
+
+
+def test_what_the_user_has_set_stays(networks: Networks, model: Path, healthy: Path) -> None:
+    blind = replace(networks, settings=override(networks.settings, ["detection.evidence=nll"]))
+    fixed = frozenset({"detection.evidence"})
+    chosen = choose_detection(blind, **parts(model, healthy), fixed=fixed, progress=Silent())
+    assert chosen.settings.evidence == ("nll",)
+    assert [decision.setting for decision in chosen.decisions] == ["detection.nll_sigma"]
+
+
+def test_choosing_repeats_itself(networks: Networks, model: Path, healthy: Path) -> None:
+    first, second = (choose_detection(networks, **parts(model, healthy), progress=Silent()) for _ in range(2))
+    assert first == second
+
+
+def test_few_scans_choose_nothing(networks: Networks, model: Path, healthy: Path) -> None:
+    few = {name: paths[:3] for name, paths in parts(model, healthy).items()}
+    assert choose_detection(networks, **few, progress=Silent()) == (networks.settings.detection, ())
+
+
+def test_a_value_must_be_clearly_better() -> None:
+    rng = np.random.default_rng(0)
+    planned = rng.uniform(0.2, 0.6, 24)
+    by_chance = planned + rng.normal(0.0, 0.1, 24)
+    by_chance += 0.005 - (by_chance - planned).mean()
+    assert _clearly_best({1.0: planned, 2.0: by_chance}, planned=1.0) == 1.0
+    assert _clearly_best({1.0: planned, 2.0: by_chance + 0.1}, planned=1.0) == 2.0
+    assert _clearly_best({1.0: planned, 2.0: planned - 0.1}, planned=1.0) == 1.0
+
+
+def test_anomalies_for_choosing_are_where_the_label_says(healthy: Path) -> None:
+    volume = read_volume(find_scans(healthy)[0])
+    altered, label_XYZ = with_selection_anomalies(volume, count=3, turn=1, rng=np.random.default_rng(0))
+    changed_XYZ = altered.voxels_XYZ != volume.voxels_XYZ
+    assert 0 < label_XYZ.mean() < 0.3
+    assert changed_XYZ[label_XYZ].mean() > 0.5
+    assert (changed_XYZ & ~label_XYZ).sum() < 2 * label_XYZ.sum(), "only a soft edge lies outside"
+    assert (altered.affine == volume.affine).all()
