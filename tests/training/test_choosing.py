@@ -1,6 +1,7 @@
 """Settings of detection are chosen on validation scans, by anomalies made for choosing."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mendscan.config import override
 from mendscan.detection.networks import Networks
 from mendscan.models.bundle import load_bundle
 from mendscan.progress import Silent
+from mendscan.training import choosing
 from mendscan.training.calibrating import _scans_by_content
 from mendscan.training.choosing import CANDIDATES, _clearly_best, choose_detection
 from mendscan.volumes.reading import find_scans, read_volume
@@ -21,8 +23,15 @@ from training.conftest import SMALL
 THIRDS = (*SMALL, "training.calibration_fraction=0.3", "training.validation_fraction=0.3")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_cases() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "_CASES", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
-def model(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(few_cases: None, healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "chosen"
     mendscan.train(healthy, folder, assignments=THIRDS, steps=40, device="cpu")
     return folder
