@@ -644,6 +644,22 @@ def test_a_file_put_into_an_interrupted_import_is_not_overwritten(tmp_path: Path
     assert (tmp_path / "out" / "train" / "00003.nii.gz").read_bytes() == b"mine"
 
 
+def test_the_archives_may_lie_in_the_folder(tmp_path: Path) -> None:
+    for archive in (
+        training_archive(tmp_path / "a.zip", small_scans(2)),
+        toy_archive(tmp_path / "b.zip", small_toys(1)),
+    ):
+        import_mood(archive, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "b.zip", "import.json", "toy", "train"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_archive_is_read(tmp_path: Path) -> None:
+    archive, told = write_zip(tmp_path / "a.zip", GOOD), Listener()
+    with pytest.raises(WriteError, match="cannot be prepared"):
+        import_mood(archive, archive / "out", progress=told)
+    assert told.stages == []
+
+
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"mine")
     with pytest.raises(WriteError):

@@ -90,8 +90,8 @@ def import_mood(
 
     Args:
         archive: ``brain_train.zip``, ``abdom_train.zip``, ``brain_toy.zip`` or ``abdom_toy.zip``.
-        folder: Gets the layout of `mood_layout`; missing, empty, or begun by an import of the same archive.  A
-            training and a toy archive of the same region may share it.
+        folder: Gets the layout of `mood_layout`; missing, empty but for archives, or begun by an import of the same
+            archive.  A training and a toy archive of the same region may share it.
         holdout: How many training scans go to FOLDER/holdout instead of FOLDER/train.
         seed: Of that choice, which depends on it and on the scans' names alone.
         limits: What the archive may hold at most.
@@ -127,11 +127,12 @@ def import_mood(
 
 
 def _begin(opened: ZipMembers, record: ImportRecord, progress: Progress) -> None:
+    record.prepare()
     progress.begin("read the archive", -(-opened.path.stat().st_size // _MIB))
     digest = opened.sha256(progress)
     if record.earlier not in (None, digest):
         progress.say("the archive file is not the same as before, its members are by name, length and checksum")
-    record.begin(digest)
+    record.name_archive(digest)
 
 
 def _finished_before(layout: Layout, record: ImportRecord, progress: Progress) -> set[str]:

@@ -68,13 +68,12 @@ class ImportRecord:
         self._take_over(_read(self._path))
         self._refuse_strangers()
 
-    def begin(self, sha256: str) -> None:
-        """Make the folders, record the archive's digest and clear away what an interrupted import left half-written.
+    def prepare(self) -> None:
+        """Make the folders and the record, and clear away what an interrupted import left half-written.
 
         Raises:
             WriteError: If that cannot be done.
         """
-        self._archive["sha256"] = sha256
         try:
             for target in self._files:
                 (self.folder / target).parent.mkdir(parents=True, exist_ok=True)
@@ -85,6 +84,15 @@ class ImportRecord:
             raise WriteError(
                 "the folder cannot be prepared", where=self.folder, found=error.strerror, remedy="name another folder"
             ) from error
+        self._save()
+
+    def name_archive(self, sha256: str) -> None:
+        """Record the archive's digest.
+
+        Raises:
+            WriteError: If the record cannot be written.
+        """
+        self._archive["sha256"] = sha256
         self._save()
 
     def note(self, file: PlannedFile, facts: Mapping[str, Any]) -> None:
@@ -144,7 +152,8 @@ class ImportRecord:
         known = {self.folder / target for target, facts in self._files.items() if "sha256" in facts} | {self._path}
         strangers = [path for path in self._below() if not path.name.startswith(".") and path not in known]
         layout = {_NAME, *_PARTS}
-        strangers += [p for p in _visible(self.folder) if p.name not in layout]
+        # The archives themselves may lie there: nothing of this layout ends in .zip.
+        strangers += [path for path in _visible(self.folder) if path.name not in layout and path.suffix != ".zip"]
         if strangers:
             raise WriteError(
                 "the folder holds something else",

@@ -181,13 +181,14 @@ def _check_once(path: object, files: list[zipfile.ZipInfo]) -> None:
     seen: dict[str, str] = {}
     for info in files:
         # Some file systems hold neither upper and lower case nor two spellings of an accent apart.
-        first = seen.setdefault(unicodedata.normalize("NFC", info.filename).casefold(), info.filename)
-        if first is not info.filename:
+        key = unicodedata.normalize("NFC", info.filename).casefold()
+        if key in seen:
             raise ArchiveError(
                 "two members of the same name",
                 where=f"{path}: {printable(info.filename)}",
                 code="E_DUPLICATE_NAME",
-                found=printable(first),
+                found=printable(seen[key]),
                 expected="one file per name",
                 remedy=_FROM_SOURCE,
             )
+        seen[key] = info.filename
