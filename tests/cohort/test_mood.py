@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from cohort.conftest import Listener
 from mendscan.cli import app
+from mendscan.cohort import mood_members
 from mendscan.cohort.mood import Kind, MoodImport, import_mood
 from mendscan.cohort.zip_safety import ArchiveLimits
 from mendscan.errors import ArchiveError, Interrupted, MendscanError, ResultsError, SettingsError, WriteError
@@ -146,7 +147,8 @@ def test_what_operating_systems_leave_behind_is_left_out_and_said(tmp_path: Path
     assert len(volumes_below(tmp_path / "out")) == 3
 
 
-def test_values_outside_0_to_1_are_said(tmp_path: Path) -> None:
+def test_values_outside_0_to_1_are_said(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(mood_members, "_CHUNK_VOXELS", 50)
     scans = small_scans(4)
     scans["00000"] = scans["00000"] * 3
     scans["00001"][0, 0, 0] = np.nan  # in the first piece, and the last voxel of all
@@ -280,6 +282,7 @@ TABLE_ATTACKS = {
     "bzip2": (lambda p: patched(write_zip(p, GOOD), FIRST, METHOD, "H", 12), "E_COMPRESSION"),
     "declares-4-gib": (lambda p: patched(write_zip(p, GOOD), FIRST, SIZE, "I", 2**32 - 2), "E_TOO_LARGE"),
     "declares-1-gib": (lambda p: patched(write_zip(p, GOOD), FIRST, SIZE, "I", 2**30), "E_TOO_LARGE"),
+    "declares-8-mib": (lambda p: patched(write_zip(p, GOOD), FIRST, SIZE, "I", 2**23), "E_TOO_LARGE"),
     "real-bomb": (with_member("brain_train/00009.nii.gz", bytes(2**25)), "E_TOO_LARGE"),
     "overlap": (overlapping, "E_OVERLAP"),
     "case-clash": (with_member("Brain_train/00000.nii.gz"), "E_DUPLICATE_NAME"),
@@ -447,6 +450,15 @@ def test_a_scan_label_that_is_not_0_or_1_is_refused(tmp_path: Path, text: bytes)
         import_mood(archive, tmp_path / "out")
     assert caught.value.code in ("E_LABEL", "E_TOO_LARGE")
     assert members[-1][0] in caught.value.where
+    assert not list((tmp_path / "out" / "toy" / "labels" / "sample").iterdir())
+
+
+def test_a_scan_label_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    archive = toy_archive(tmp_path / "a.zip", small_toys(1))
+    patched(archive, "toy_label/sample/toy_0.nii.gz.txt", CRC, "I", zlib.crc32(b"0"))
+    with pytest.raises(ArchiveError) as caught:
+        import_mood(archive, tmp_path / "out")
+    assert caught.value.code == "E_CORRUPT"
     assert not list((tmp_path / "out" / "toy" / "labels" / "sample").iterdir())
 
 
