@@ -70,6 +70,7 @@ OPTIONS = {
         "help",
     },
     "demo": {"output", "minutes", "debug", "help"},
+    "import-mood": {"output", "holdout", "seed", "debug", "help"},
 }
 
 

@@ -27,6 +27,7 @@ from mendscan.evaluation.measures import FIGURES
 
 if TYPE_CHECKING:
     from mendscan.cohort.labelled_cohort import LabelledCohort
+    from mendscan.cohort.mood import MoodImport
     from mendscan.cohort.planning import Plan
     from mendscan.evaluation.bootstrap import Difference, Interval
     from mendscan.evaluation.metrics import Evaluation
@@ -41,6 +42,7 @@ __all__ = [
     "show_detection",
     "show_differences",
     "show_evaluation",
+    "show_import",
     "show_official",
     "show_plan",
     "show_suite",
@@ -229,6 +231,24 @@ def show_suite(cohort: LabelledCohort) -> None:
     console.print("  ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())))
     console.print(f"written: [bold]{escape(str(cohort.folder))}[/bold] (scans, labels, anomalies.csv, cases.csv)")
     console.print("[dim]For evaluation only: a detector that has seen these anomalies is no longer unsupervised.[/dim]")
+
+
+def show_import(done: MoodImport) -> None:
+    """Print what an import has put where, and what to do with it."""
+    counts = [f"{count} {kind.value}{'s' if count != 1 else ''}" for kind, count in done.counts.items() if count]
+    before = f" ({done.already_there} files were there before, verified by digest)" if done.already_there else ""
+    console.print(", ".join(counts) + before, soft_wrap=True)
+    spacing = " x ".join(
+        f"{low:.3g}" if high - low < 1e-3 else f"{low:.3g}–{high:.3g}" for low, high in done.spacing_mm
+    )
+    shape = " x ".join(map(str, done.shape))
+    console.print(f"shape {shape}, spacing {spacing} mm, {done.bytes / 2**30:.2f} GiB", soft_wrap=True)
+    for remark in done.remarks:
+        console.print(f"note: {remark}", style="yellow", markup=False, soft_wrap=True)
+    console.print(f"written: [bold]{escape(str(done.folder))}[/bold] (record with digests: import.json)")
+    console.print("next:")
+    for command in done.next_commands:
+        console.print(f"  {command}", markup=False, soft_wrap=True)
 
 
 def show_comparison(rows: Mapping[str, Evaluation]) -> None:

@@ -7,6 +7,7 @@ The tree::
     │   ├── UnreadableScanError   the file is missing, truncated, corrupt or of another format
     │   ├── GeometryError         the scan's shape, affine or orientation makes no sense
     │   └── IntensityError        the voxels make no sense (NaN, constant, ...)
+    ├── ArchiveError         an archive is damaged, unsafe or not laid out as it should be
     ├── CohortError          the scans together cannot be used (too few, none found, duplicates)
     ├── SettingsError        a setting is unknown, out of range or contradicts another
     ├── ModelError           a model folder is missing, incomplete, altered or of another version
@@ -20,6 +21,7 @@ Each carries a stable `code` and prints as one line, ``where: problem (found ...
 from __future__ import annotations
 
 __all__ = [
+    "ArchiveError",
     "CohortError",
     "GeometryError",
     "IntensityError",
@@ -121,6 +123,12 @@ class IntensityError(ScanError):
     """The scan's voxel values make no sense."""
 
     default_code = "E_INTENSITY"
+
+
+class ArchiveError(MendscanError):
+    """An archive is damaged, unsafe or not laid out as it should be; nothing of the member at fault was written."""
+
+    default_code = "E_ARCHIVE"
 
 
 class CohortError(MendscanError):

@@ -10,7 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
-from mendscan.errors import CohortError, Interrupted, MendscanError, ModelError, ResultsError, SettingsError, WriteError
+from mendscan.errors import (
+    ArchiveError,
+    CohortError,
+    Interrupted,
+    MendscanError,
+    ModelError,
+    ResultsError,
+    SettingsError,
+    WriteError,
+)
 
 __all__ = [
     "EXIT_ALL_FAILED",
@@ -66,5 +75,5 @@ def _exit_code(error: MendscanError) -> int:
         return EXIT_INTERRUPTED
     if isinstance(error, CohortError):
         return EXIT_ALL_FAILED
-    usage = (SettingsError, ModelError, ResultsError, WriteError)
+    usage = (ArchiveError, SettingsError, ModelError, ResultsError, WriteError)
     return EXIT_USAGE if isinstance(error, usage) else EXIT_INTERNAL

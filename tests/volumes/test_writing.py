@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from mendscan.volumes import (
     write_map,
     write_text,
 )
+from mendscan.volumes.writing import write_chunks
 
 
 def some_voxels() -> np.ndarray:
@@ -101,6 +103,38 @@ def test_target_that_cannot_be_a_file_is_named(tmp_path):
 
 def test_longest_possible_name_can_be_written(tmp_path):
     write_bytes(tmp_path / ("a" * 255), b"new")
+
+
+def test_pieces_become_a_file_and_its_digest(tmp_path):
+    seen = []
+    digest = write_chunks(tmp_path / "a", iter([b"one", b"", b"two"]), check=lambda *told: seen.append(told))
+    assert (tmp_path / "a").read_bytes() == b"onetwo"
+    assert digest == hashlib.sha256(b"onetwo").hexdigest() == seen[0][1]
+    assert seen[0][0].parent == tmp_path
+    assert names_in(tmp_path) == ["a"]
+
+
+def test_pieces_that_cannot_be_written_or_are_refused_leave_the_old_file(tmp_path, monkeypatch):
+    target = tmp_path / "a"
+    target.write_bytes(b"old")
+
+    def broken():
+        yield b"new"
+        raise GeometryError("no more")
+
+    def refuse(temporary, digest):
+        assert temporary.read_bytes() == b"new"
+        raise GeometryError("refused")
+
+    with pytest.raises(GeometryError, match="no more"):
+        write_chunks(target, broken())
+    with pytest.raises(GeometryError, match="refused"):
+        write_chunks(target, [b"new"], check=refuse)
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: hashlib.sha256(b"damaged"))
+    with pytest.raises(WriteError, match="read back"):
+        write_chunks(target, [b"new"])
+    assert target.read_bytes() == b"old"
+    assert names_in(tmp_path) == ["a"]
 
 
 def test_text_keeps_its_line_ends_and_survives_undecodable_names(tmp_path):

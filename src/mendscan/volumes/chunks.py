@@ -154,7 +154,7 @@ class VoxelStream:
             return stored.astype(np.float64) * self.slope + self.intercept
 
 
-def open_voxels(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> VoxelStream:
+def open_voxels(path: str | os.PathLike[str], *, max_bytes: int | None = None, where: str | None = None) -> VoxelStream:
     """Open a NIfTI-1 or NIfTI-2 file, compressed or not, whatever its name says, and read its header.
 
     Use it in a ``with`` statement.  Where the voxels lie is looked at when it is asked for.
@@ -162,6 +162,7 @@ def open_voxels(path: str | os.PathLike[str], *, max_bytes: int | None = None) -
     Args:
         path: A ``.nii`` or ``.nii.gz`` file.
         max_bytes: The most that the voxels may take as float32; None = any number.
+        where: What errors and warnings name; None = the path.
 
     Returns:
         The stream of its voxels, of which none has been read.
@@ -178,10 +179,10 @@ def open_voxels(path: str | os.PathLike[str], *, max_bytes: int | None = None) -
         ...
         mendscan.errors.UnreadableScanError: missing.nii.gz: no such file; check the path
     """
-    where = os.fspath(path)
+    where = os.fspath(path) if where is None else where
     with reading_errors(where), ExitStack() as opened:
-        file_bytes = _regular_file_bytes(Path(where), where)
-        file = opened.enter_context(Path(where).open("rb"))
+        file_bytes = _regular_file_bytes(Path(path), where)
+        file = opened.enter_context(Path(path).open("rb"))
         if file.peek(2)[:2] != _GZIP_MAGIC:
             return _stream(file, opened, where, max_bytes, largest=file_bytes)
         uncompressed = opened.enter_context(gzip.GzipFile(fileobj=file))

@@ -7,11 +7,14 @@ place.  Whoever finds a file under its final name finds all of it.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import logging
 import os
 import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -22,7 +25,7 @@ from mendscan.errors import GeometryError, WriteError
 from mendscan.shapes import Affine
 from mendscan.volumes.volume import NativeGeometry, Volume
 
-__all__ = ["make_folder", "write_bytes", "write_json", "write_labels", "write_map", "write_text"]
+__all__ = ["make_folder", "write_bytes", "write_chunks", "write_json", "write_labels", "write_map", "write_text"]
 
 GZIP_LEVEL = 1
 """Higher levels take twice the time, and floating-point maps hardly become smaller."""
@@ -43,22 +46,32 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         WriteError: If it cannot be written; what was there before is intact and no temporary file is left.
     """
-    target = Path(path)
-    # The name does not grow with the target's, which may be as long as names can be.
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
+    with _put_in_place(Path(path), where=path) as temporary:
         _write_through(temporary, data)
-        temporary.replace(target)
-    except (OSError, ValueError) as error:
-        raise WriteError(
-            "the file cannot be written",
-            where=path,
-            found=getattr(error, "strerror", None) or str(error),
-            remedy="check that the folder exists, may be written to and has space left",
-        ) from error
-    finally:
-        _remove(temporary)
-    _flush_folder(target.parent)
+
+
+def write_chunks(
+    path: str | os.PathLike[str], chunks: Iterable[bytes], *, check: Callable[[Path, str], None] | None = None
+) -> str:
+    """Write a file atomically, piece by piece, so that it is never in memory as a whole.
+
+    Args:
+        path: The file; its folder must exist.
+        chunks: The content, piece by piece.  A `MendscanError` raised while it is made is raised as it is.
+        check: Told of the temporary file, complete and flushed, and its SHA-256, before it is put in place.  If it
+            raises, the file is not put in place.
+
+    Returns:
+        The SHA-256 of the content, in hexadecimal.
+
+    Raises:
+        WriteError: If it cannot be written; what was there before is intact and no temporary file is left.
+    """
+    with _put_in_place(Path(path), where=path) as temporary:
+        digest = _write_chunks_through(temporary, chunks)
+        if check is not None:
+            check(temporary, digest)
+    return digest
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -146,6 +159,40 @@ def _write_nifti(path: str | os.PathLike[str], values_XYZ: np.ndarray, volume: V
     values = volume.to_native(values_XYZ).astype(number_type)
     header = _new_header(volume.native, number_type, where=path)
     write_bytes(path, _gzipped(header.binaryblock + _EXTENSION_FLAG + values.tobytes(order="F")))
+
+
+@contextmanager
+def _put_in_place(target: Path, *, where: object) -> Iterator[Path]:
+    """Give the block a temporary name; what it has written there replaces the target, unless it raises."""
+    # The name does not grow with the target's, which may be as long as names can be.
+    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        yield temporary
+        temporary.replace(target)
+    except (OSError, ValueError) as error:
+        raise WriteError(
+            "the file cannot be written",
+            where=where,
+            found=getattr(error, "strerror", None) or str(error),
+            remedy="check that the folder exists, may be written to and has space left",
+        ) from error
+    finally:
+        _remove(temporary)
+    _flush_folder(target.parent)
+
+
+def _write_chunks_through(temporary: Path, chunks: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    with temporary.open("xb") as file:
+        for chunk in chunks:
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    with temporary.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != digest.hexdigest():
+            raise OSError("what was read back differs from what was written")
+    return digest.hexdigest()
 
 
 def _write_through(temporary: Path, data: bytes) -> None:
