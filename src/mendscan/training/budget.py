@@ -15,7 +15,7 @@ from mendscan.training.request import Budget
 from mendscan.training.stages import SliceData
 from mendscan.training.timing import seconds_for, steps_for
 
-__all__ = ["DEFAULT_MINUTES", "EpochEstimate", "with_budget"]
+__all__ = ["DEFAULT_MINUTES", "EpochEstimate", "check_epochs", "with_budget"]
 
 DEFAULT_MINUTES = 30.0
 
@@ -35,6 +35,32 @@ class EpochEstimate:
     seconds: float
 
 
+def check_epochs(settings: Settings, asked: Budget) -> None:
+    """Refuse epochs where there are none, or where they are not for the VQ-VAE and the prior alike.
+
+    Raises:
+        SettingsError: If training would go by epochs and cannot.
+    """
+    training = settings.training
+    if not _goes_by_epochs(settings, asked):
+        return
+    if training.slices_per_scan is None:
+        raise SettingsError(
+            "there are no epochs",
+            where="training.epochs",
+            found="training.slices_per_scan=none",
+            remedy="set it, or give --minutes or --steps",
+        )
+    if training.vqvae_share != 0.5 or settings.has_discriminator:
+        raise SettingsError(
+            "epochs are for the VQ-VAE and the prior alike, and for no other network",
+            where="training.epochs",
+            found=f"training.vqvae_share={training.vqvae_share:g}, "
+            f"training.discriminator_share={training.discriminator_share:g}",
+            remedy="set them to 0.5 and 0, or give --minutes or --steps",
+        )
+
+
 def with_budget(
     plan: Plan,
     data: SliceData,
@@ -50,14 +76,10 @@ def with_budget(
         asked: How long to train; its epochs are in the plan already.
         progress: Told of the timing.
         on_estimate: Told what epochs come to.
-
-    Raises:
-        SettingsError: If the plan says epochs, and shares them out unevenly or knows none.
     """
-    training = plan.settings.training
-    if training.steps is not None:
+    if plan.settings.training.steps is not None:
         return _without_epochs(plan)
-    if asked.steps is None and asked.minutes is None and training.epochs is not None:
+    if _goes_by_epochs(plan.settings, asked):
         estimate = _epoch_estimate(plan.settings, data, progress)
         if on_estimate is not None:
             on_estimate(estimate)
@@ -72,25 +94,18 @@ def _epoch_estimate(settings: Settings, data: SliceData, progress: Progress) -> 
     training = settings.training
     epochs = Epochs.of(len(data.scans), training)
     if epochs is None or training.epochs is None:
-        raise SettingsError(
-            "there are no epochs",
-            where="training.epochs",
-            remedy="set training.slices_per_scan, or give --minutes or --steps",
-        )
-    if training.vqvae_share != 0.5 or settings.has_discriminator:
-        raise SettingsError(
-            "epochs are for the VQ-VAE and the prior alike, and for no other network",
-            where="training.epochs",
-            found=f"training.vqvae_share={training.vqvae_share:g}, "
-            f"training.discriminator_share={training.discriminator_share:g}",
-            remedy="set them to 0.5 and 0, or give --minutes or --steps",
-        )
+        raise ValueError("the plan knows no epochs; check_epochs comes first")
     total = 2 * training.epochs * epochs.steps
     progress.begin("time a few steps", 1)
     steps = stage_steps(override(settings, [f"training.steps={total}"]))
     seconds = seconds_for(steps.vqvae, steps.prior, *new_networks(settings, data.device), data)
     progress.advance()
     return EpochEstimate(training.epochs, total, seconds)
+
+
+def _goes_by_epochs(settings: Settings, asked: Budget) -> bool:
+    training = settings.training
+    return training.epochs is not None and training.steps is None and asked.steps is None and asked.minutes is None
 
 
 def _timed_steps(settings: Settings, data: SliceData, minutes: float, progress: Progress) -> int:

@@ -71,6 +71,6 @@ class EpochMean:
         self.total += loss * self.epochs.scans_in(step)
         self.scans += self.epochs.scans_in(step)
 
-    def figures(self, step: int) -> dict[str, int | float]:
+    def figures(self, step: int) -> dict[str, float]:
         """Return the number of the epoch that `step` ends, from 1, and its mean loss."""
-        return {"epoch": step // self.epochs.steps + 1, "epoch_loss": self.total / max(1, self.scans)}
+        return {"epoch": step // self.epochs.steps + 1.0, "epoch_loss": self.total / max(1, self.scans)}

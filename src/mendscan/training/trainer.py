@@ -26,7 +26,7 @@ from mendscan.models.discriminator import Discriminator
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.progress import Progress, Silent
-from mendscan.training.budget import EpochEstimate, with_budget
+from mendscan.training.budget import EpochEstimate, check_epochs, with_budget
 from mendscan.training.building import new_discriminator, new_networks, stage_steps
 from mendscan.training.calibrating import calibrate
 from mendscan.training.discriminating import ScanData, discriminator_loss, validate_discriminator
@@ -124,6 +124,7 @@ def train(
         plan = _resumed_plan(folder / "work", facts, asked)
     else:
         plan = new_plan(preset, facts, seed=seed, assignments=assignments, device=target)
+        check_epochs(plan.settings, budget)
     split = split_by_content(hashes, plan.settings)
     work = make_folder(folder / "work")
     store = prepare_cohort(paths, hashes, plan.settings, work, progress)
