@@ -10,7 +10,20 @@ from mendscan.cli import app, trials
 from mendscan.evaluation import bootstrap
 
 OPTIONS = {
-    "train": {"input", "output", "preset", "minutes", "steps", "seed", "device", "resume", "set", "debug", "help"},
+    "train": {
+        "input",
+        "output",
+        "preset",
+        "minutes",
+        "steps",
+        "epochs",
+        "seed",
+        "device",
+        "resume",
+        "set",
+        "debug",
+        "help",
+    },
     "detect": {
         "model",
         "input",
@@ -112,6 +125,11 @@ def test_no_scans_is_one_line_and_exit_4(tmp_path) -> None:
     ("arguments", "words"),
     [
         (["--minutes", "1", "--steps", "5"], "either --minutes or --steps"),
+        (["--epochs", "5"], "auto knows no epochs"),
+        (["--preset", "brain", "--epochs", "5", "--steps", "5"], "--epochs, --minutes or --steps"),
+        (["--preset", "brain", "--epochs", "5", "--minutes", "5"], "--epochs, --minutes or --steps"),
+        (["--preset", "brain", "--epochs", "0"], "no time to train"),
+        (["--preset", "brain", "--epochs", "5", "--set", "training.steps=5"], "either --epochs or the setting"),
         (["--minutes", "0"], "no time to train"),
         (["--resume"], "nothing to resume"),
     ],

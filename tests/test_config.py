@@ -268,7 +268,7 @@ def test_assignments_are_checked_together() -> None:
         ("seed", "write section.key=value"),
         ("traning.steps=3", "did you mean 'training'"),
         ("training.step=3", "did you mean 'steps'"),
-        ("training.qqq=3", "choose one of steps, discriminator_share"),
+        ("training.qqq=3", "choose one of steps, epochs, slices_per_scan"),
         ("training.steps.more=3", "write section.key=value"),
         ("=3", "choose one of preset, preparation"),
         ("training.steps=soon", "training.steps"),
@@ -310,7 +310,8 @@ def test_augmentation_is_the_papers() -> None:
         assert augmentation.flip
         assert augmentation.rotation_degrees == 5
         assert augmentation.scale_range == (1 - 0.15, 1 + 0.10)
-        assert augmentation.brightness == augmentation.contrast == 0.15
+        assert augmentation.probability == 0.5
+        assert (augmentation.brightness, augmentation.contrast) == (0.9, 0.15)  # 15 % of the range ±3
         assert augmentation.clip_sigma == 3
         assert min(augmentation.elastic_pixels, augmentation.blur_sigma_pixels, augmentation.noise) > 0
     assert BRAIN.augmentation.keep_zero
@@ -324,11 +325,13 @@ def test_networks_are_the_papers() -> None:
         vqvae, prior = preset.vqvae, preset.prior
         assert (vqvae.stem_kernel, vqvae.stem_stride, vqvae.down_kernel, vqvae.up_kernel) == (7, 1, 5, 6)
         assert (vqvae.blocks_per_level, vqvae.stem_blocks, vqvae.norm, vqvae.codes) == (2, None, "batch", 128)
+        assert (vqvae.second_norm, vqvae.dropout) == ("after", 0.1)
         assert (preset.codebook.update, preset.codebook.commitment) == ("gradient", 1.0)
         assert (preset.codebook.revive_below, preset.codebook.unquantised_fraction) == (0, 0)
         assert (prior.blocks, prior.layers_per_block, prior.channels) == (4, 4, 128)
         assert (prior.key_channels, prior.value_channels, prior.dropout) == (16, 128, 0.1)
     assert (BRAIN.prior.attention_downsampling, ABDOMEN.prior.attention_downsampling) == (2, 1)
+    assert (BRAIN.prior.first_kernel, ABDOMEN.prior.first_kernel) == (7, 3)
 
 
 def test_training_and_detection_are_the_papers() -> None:
@@ -337,6 +340,8 @@ def test_training_and_detection_are_the_papers() -> None:
         assert (training.optimiser, training.schedule, training.weight_decay) == ("adam", "constant", 0)
         assert training.learning_rate_vqvae == training.learning_rate_prior == 1e-4
         assert (training.clip, training.clip_at, training.precision) == ("value", 1, "float32")
+        assert (training.epochs, training.slices_per_scan, training.batch_slices) == (600, 8, 64)
+        assert (training.vqvae_share, training.prior_views) == (0.5, None)
         assert (detection.score_percentile, detection.restoration_percentile) == (98, 90)
         assert (detection.restorations, detection.temperature) == (15, 3)
         assert (detection.voxel_map, detection.min_pool, detection.mean_pool_SHW) == ("residual", 3, (3, 7, 7))

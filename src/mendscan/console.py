@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mendscan.evaluation.metrics import Evaluation
     from mendscan.evaluation.official import OfficialFigure
     from mendscan.evaluation.strata import Stratum
+    from mendscan.training.budget import EpochEstimate
     from mendscan.training.trainer import TrainingSummary
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "show_comparison",
     "show_detection",
     "show_differences",
+    "show_estimate",
     "show_evaluation",
     "show_import",
     "show_official",
@@ -116,6 +118,23 @@ def show_plan(plan: Plan) -> None:
     for decision in plan.decisions:
         table.add_row(decision.setting, decision.value, decision.reason)
     console.print(table)
+
+
+def show_estimate(estimate: EpochEstimate) -> None:
+    """Print how long epochs will take."""
+    console.print(
+        f"{estimate.epochs:,} epochs of either network, {estimate.steps:,} steps: "
+        f"[bold]about {_duration(estimate.seconds)}[/bold] on this device; --minutes 30 trains for half an hour",
+        soft_wrap=True,
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in the largest unit of which there are two."""
+    for unit, length in (("days", 86_400.0), ("h", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def show_training(summary: TrainingSummary) -> None:

@@ -22,8 +22,13 @@ def train(
     preset: Annotated[
         Preset, typer.Option(help="auto derives settings; brain and abdomen are the paper's.")
     ] = Preset.auto,
-    minutes: Annotated[float | None, typer.Option(help="Time for all networks; 30 by default.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time for all networks; 30 by default, but for the presets.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps instead of minutes; repeats a run exactly.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Presets: epochs of either network; the paper's 600 by default.")
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped training was.")] = False,
@@ -33,7 +38,7 @@ def train(
 
     Example: mendscan train -i healthy_scans -o model --minutes 30
     """
-    from mendscan.console import ConsoleProgress, show_plan, show_training
+    from mendscan.console import ConsoleProgress, show_estimate, show_plan, show_training
     from mendscan.training.trainer import train as run_training
 
     with ConsoleProgress() as progress:
@@ -43,12 +48,14 @@ def train(
             preset=preset.value,
             minutes=minutes,
             steps=steps,
+            epochs=epochs,
             seed=seed,
             device=device.value,
             resume=resume,
             assignments=assignments or (),
             progress=progress,
             on_plan=show_plan,
+            on_estimate=show_estimate,
         )
     show_training(summary)
 

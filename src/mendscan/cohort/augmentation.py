@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -17,7 +19,8 @@ _ELASTIC_CELL = 8
 _BICUBIC_LOSS = 1.16
 """Makes up for the spread that white noise at the control points loses when it is interpolated."""
 _BLUR_REACH = 2
-"""Pixels to either side that a blur reaches."""
+"""Pixels to either side that a blur reaches; a wider one reaches twice its σ."""
+_FAINTEST_BLUR = 0.05
 
 
 def augment(
@@ -37,14 +40,25 @@ def augment(
     """
     background = slices_BHW == 0 if settings.keep_zero else None
     moved, background = _deform(slices_BHW, background, settings, flip_axis, generator)
-    coloured = _recolour(moved, settings, generator)
+    coloured = _clipped_again(_recolour(moved, settings, generator), settings)
     blurred = _blur(coloured, settings, generator)
-    noisy = _add_noise(blurred, settings, generator)
+    noisy = _clipped_again(_add_noise(blurred, settings, generator), settings)
     return noisy if background is None else noisy.masked_fill(background, 0.0)
 
 
 def _uniform(count: int, low: float, high: float, generator: Generator) -> Float[Tensor, " B"]:
     return torch.rand(count, generator=generator) * (high - low) + low
+
+
+def _happens(count: int, settings: AugmentationSettings, generator: Generator) -> Float[Tensor, " B"]:
+    """Return 1 for the slices that a change befalls, 0 for the others."""
+    if settings.probability == 1:
+        return torch.ones(count)
+    return (torch.rand(count, generator=generator) < settings.probability).float()
+
+
+def _clipped_again(slices_BHW: Tensor, settings: AugmentationSettings) -> Tensor:
+    return slices_BHW.clamp(-settings.clip_sigma, settings.clip_sigma) if settings.clip_again else slices_BHW
 
 
 def _deform(
@@ -57,7 +71,8 @@ def _deform(
     """Rotate, scale, mirror and deform elastically, with one interpolation."""
     batch, height, width = slices_BHW.shape
     angle = torch.deg2rad(_uniform(batch, -settings.rotation_degrees, settings.rotation_degrees, generator))
-    zoom = 1 / _uniform(batch, *settings.scale_range, generator)
+    angle = angle * _happens(batch, settings, generator)
+    zoom = (1 / _uniform(batch, *settings.scale_range, generator)) ** _happens(batch, settings, generator)
     mirror = torch.where(torch.rand(batch, generator=generator) < 0.5, -1.0, 1.0)
     mirror = mirror if settings.flip and flip_axis is not None else torch.ones(batch)
     # grid_sample's coordinates are (x, y) = (W, H), each in [-1, 1]; a rotation must know the slice's aspect.
@@ -68,7 +83,7 @@ def _deform(
         torch.stack([flip_x * sine / aspect, flip_y * cosine, torch.zeros(batch)], dim=1),
     ]
     grid = affine_grid(torch.stack(rows, dim=1), [batch, 1, height, width], align_corners=False)
-    grid = (grid + _elastic(batch, height, width, settings.elastic_pixels, generator)).to(slices_BHW)
+    grid = (grid + _elastic(grid, settings, generator)).to(slices_BHW)
     moved = grid_sample(slices_BHW[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
     if background is None:
         return moved, None
@@ -76,20 +91,46 @@ def _deform(
     return moved, where[:, 0] > 0.5
 
 
-def _elastic(batch: int, height: int, width: int, pixels: float, generator: Generator) -> Float[Tensor, "B H W 2"]:
-    """Return a smooth random displacement in grid_sample's units."""
+def _elastic(
+    grid: Float[Tensor, "B H W 2"], settings: AugmentationSettings, generator: Generator
+) -> Float[Tensor, "B H W 2"]:
+    """Return a smooth random displacement, and an affine one, in grid_sample's units."""
+    batch, height, width, _ = grid.shape
     cells = (max(2, height // _ELASTIC_CELL), max(2, width // _ELASTIC_CELL))
     coarse = torch.randn(batch, 2, *cells, generator=generator)
     smooth = interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
     per_pixel = torch.tensor([2 / width, 2 / height])
-    return rearrange(smooth, "B c H W -> B H W c") * per_pixel * pixels * _BICUBIC_LOSS
+    moved = rearrange(smooth, "B c H W -> B H W c") * per_pixel * settings.elastic_pixels * _BICUBIC_LOSS
+    if settings.elastic_affine_pixels:
+        moved = moved + per_pixel * _affine(grid / per_pixel, max(1, min(height, width) // 3), settings, generator)
+    return moved * _happens(batch, settings, generator)[:, None, None, None]
+
+
+def _affine(
+    places_BHW2: Float[Tensor, "B H W 2"], reach: int, settings: AugmentationSettings, generator: Generator
+) -> Float[Tensor, "B H W 2"]:
+    """Return the affine displacement that moves three corners of a square about the middle, each by its own draw.
+
+    Args:
+        places_BHW2: Where every pixel is, (x, y) in pixels from the middle.
+        reach: Half of the square's side: its corners are (reach, reach), (reach, -reach) and (-reach, -reach).
+        settings: How far they move.
+        generator: The only source of chance.
+    """
+    batch, most = len(places_BHW2), settings.elastic_affine_pixels
+    corners = _uniform(6 * batch, -most, most, generator).reshape(batch, 3, 1, 1, 2)
+    first, second, third = corners.unbind(1)
+    along_x, along_y = (second - third) / (2 * reach), (first - second) / (2 * reach)
+    return (first + third) / 2 + along_x * places_BHW2[..., :1] + along_y * places_BHW2[..., 1:]
 
 
 def _recolour(slices_BHW: Tensor, settings: AugmentationSettings, generator: Generator) -> Tensor:
     """Change contrast and brightness of the intensities within ±`clip_sigma`."""
     batch = len(slices_BHW)
-    gain = 1 + _uniform(batch, -settings.contrast, settings.contrast, generator)
+    change = _uniform(batch, -settings.contrast, settings.contrast, generator)
     shift = _uniform(batch, -settings.brightness, settings.brightness, generator)
+    happens = _happens(batch, settings, generator)
+    gain, shift = 1 + change * happens, (shift - settings.contrast_about * change) * happens
     inside = slices_BHW.clamp(-settings.clip_sigma, settings.clip_sigma)
     return inside * gain.to(slices_BHW)[:, None, None] + shift.to(slices_BHW)[:, None, None]
 
@@ -97,18 +138,22 @@ def _recolour(slices_BHW: Tensor, settings: AugmentationSettings, generator: Gen
 def _blur(slices_BHW: Tensor, settings: AugmentationSettings, generator: Generator) -> Tensor:
     """Blur half of the slices by a Gaussian of random width."""
     batch = len(slices_BHW)
-    sigma = _uniform(batch, 0.05, max(settings.blur_sigma_pixels, 0.05), generator)
+    most = max(settings.blur_sigma_pixels, _FAINTEST_BLUR)
+    sigma = _uniform(batch, min(max(settings.blur_least_sigma_pixels, _FAINTEST_BLUR), most), most, generator)
     chosen = (torch.rand(batch, generator=generator) < 0.5).to(slices_BHW.device)
-    steps = torch.arange(-_BLUR_REACH, _BLUR_REACH + 1)
+    reach = max(_BLUR_REACH, math.ceil(2 * most))
+    steps = torch.arange(-reach, reach + 1)
     kernel = torch.exp(-0.5 * (steps / sigma[:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).to(slices_BHW)
-    padded = pad(slices_BHW[None], (_BLUR_REACH,) * 4, mode="replicate")
+    padded = pad(slices_BHW[None], (reach,) * 4, mode="replicate")
     blurred = conv2d(padded, kernel[:, None, :, None], groups=batch)
     blurred = conv2d(blurred, kernel[:, None, None, :], groups=batch)[0]
     return torch.where(chosen[:, None, None], blurred, slices_BHW)
 
 
 def _add_noise(slices_BHW: Tensor, settings: AugmentationSettings, generator: Generator) -> Tensor:
-    sigma = _uniform(len(slices_BHW), 0.0, settings.noise, generator).to(slices_BHW)
+    share = _uniform(len(slices_BHW), 0.0, 1.0, generator)
+    share = share.sqrt() if settings.noise_even_in == "variance" else share
+    sigma = (share * settings.noise * _happens(len(slices_BHW), settings, generator)).to(slices_BHW)
     noise = torch.randn(slices_BHW.shape, generator=generator).to(slices_BHW)
     return slices_BHW + sigma[:, None, None] * noise

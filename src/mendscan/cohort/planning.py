@@ -98,7 +98,7 @@ def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False)
     settings = Settings(
         preset="auto",
         preparation=preparation,
-        augmentation=AugmentationSettings(flip=flip, clip_sigma=INTENSITY_CLIP),
+        augmentation=_AUTO_AUGMENTATION.model_copy(update={"flip": flip}),
         vqvae=_AUTO_VQVAE,
         codebook=_AUTO_CODEBOOK,
         prior=_AUTO_PRIOR,
@@ -119,6 +119,19 @@ def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False)
     return Plan(cohort, decisions, settings)
 
 
+_AUTO_AUGMENTATION = AugmentationSettings(
+    probability=1.0,
+    elastic_pixels=0.86,
+    elastic_affine_pixels=0.0,
+    brightness=0.15,
+    contrast_about=0.0,
+    blur_least_sigma_pixels=0.05,
+    blur_sigma_pixels=0.7,
+    noise=0.05,
+    noise_even_in="deviation",
+    clip_sigma=INTENSITY_CLIP,
+    clip_again=False,
+)
 _AUTO_VQVAE = VqvaeSettings(
     channels=(64, 64),
     stem_kernel=4,

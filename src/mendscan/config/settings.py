@@ -60,26 +60,38 @@ class PreparationSettings(_Frozen):
 
 
 class AugmentationSettings(_Frozen):
-    """Random changes of training slices; each is a full range or a probability.  The paper's values by default."""
+    """Random changes of training slices; each is a full range or a probability.  The original's values by default."""
 
+    probability: Fraction = 0.5
+    """Probability of each change by itself: elastic, scale, rotation, colour and noise; flip and blur have 0.5."""
     flip: bool = True
     """Mirror left and right, with probability one half; slices cut along X have no left and right."""
     rotation_degrees: Amount = 5.0
     """Largest rotation, to either side."""
     scale_range: tuple[float, float] = (0.85, 1.10)
     """Smallest and largest magnification."""
-    elastic_pixels: Amount = 0.86
-    """Standard deviation of the elastic displacement."""
-    brightness: Amount = 0.15
-    """Largest shift up or down, in units of the prepared intensities."""
+    elastic_pixels: Amount = 0.065
+    """Standard deviation of the elastic displacement (the original: amplitude 2 smoothed by σ = 5 pixels)."""
+    elastic_affine_pixels: Amount = 5.0
+    """With the elastic displacement, three points move by up to this along either axis, and all others with them."""
+    brightness: Amount = 0.9
+    """Largest shift up or down, in units of the prepared intensities (the original: 15 % of the range ±3)."""
     contrast: Amount = 0.15
     """Largest gain above or below 1."""
-    blur_sigma_pixels: Amount = 0.7
-    """Largest blur; half of the slices are blurred."""
-    noise: Amount = 0.05
-    """Largest standard deviation of added noise, in units of the prepared intensities."""
+    contrast_about: float = -3.0
+    """The intensity that contrast leaves where it is (the original: the lower end of the clipped range)."""
+    blur_least_sigma_pixels: Amount = 0.8
+    """Smallest blur."""
+    blur_sigma_pixels: Amount = 1.4
+    """Largest blur; half of the slices are blurred (the original: by kernels of 3, 5 or 7 pixels)."""
+    noise: Amount = 0.19
+    """Largest standard deviation of added noise, in units of the prepared intensities (the original: √0.001 of 6)."""
+    noise_even_in: Literal["variance", "deviation"] = "variance"
+    """Whether the variance of the noise is drawn evenly (the original) or its standard deviation."""
     clip_sigma: Size = 3.0
     """Brightness and contrast act on intensities clipped to this many standard deviations."""
+    clip_again: bool = True
+    """Clip to the same range after colour and noise too (the original)."""
     keep_zero: bool = False
     """Exact zeros (the paper's background) stay zero."""
 
@@ -103,8 +115,11 @@ class VqvaeSettings(_Frozen):
     """Blocks at the finest level, where they cost most; None = `blocks_per_level`."""
     norm: Literal["batch", "group"] = "batch"
     """Normalisation over the batch (the paper), or over groups of channels of one slice."""
+    second_norm: Literal["before", "after"] = "before"
+    """Where a block normalises the second time: before its second convolution, or after it, over both halves of what
+    the gate takes (the original)."""
     dropout: Fraction = 0.0
-    """Probability with which a block drops a whole channel in training."""
+    """Probability with which a block drops a whole channel in training (the original: 0.1)."""
     codes: Positive = 128
     """Entries of the codebook."""
 
@@ -132,6 +147,8 @@ class CodebookSettings(_Frozen):
 class PriorSettings(_Frozen):
     """PixelSNAIL over the codes."""
 
+    first_kernel: Literal[3, 5, 7] = 7
+    """Positions along one side of the first, masked convolution over the codes (the original, abdomen: 3)."""
     channels: Positive = 128
     """Width of both stacks."""
     blocks: Positive = 4
@@ -170,6 +187,11 @@ class TrainingSettings(_Frozen):
 
     steps: Positive | None = None
     """Steps of all networks together; None = what fits into the time given, fixed before training and recorded."""
+    epochs: Positive | None = None
+    """Epochs of the VQ-VAE and as many of the prior, where neither steps nor a time are given (the original: 600)."""
+    slices_per_scan: Positive | None = None
+    """Slices drawn at random from each training scan in an epoch, empty ones left out (the original: 8); None = every
+    step draws from all slices of all scans, and there are no epochs."""
     discriminator_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Part of `steps` that the discriminator takes; 0 = there is none (the paper)."""
     vqvae_share: Fraction = 0.45
@@ -192,8 +214,9 @@ class TrainingSettings(_Frozen):
     """Of the optimiser."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the convolutions in training; parameters stay float32."""
-    prior_views: Positive = 1
-    """Augmented versions of each training slice that are encoded for the prior."""
+    prior_views: Positive | None = 1
+    """Versions of each training slice that are encoded for the prior, all but the first augmented; None = a slice is
+    augmented and encoded anew whenever it is drawn (the original)."""
     choose_detection: bool = False
     """Choose `detection.evidence` and its smoothing on validation scans with anomalies made for choosing; no figure is
     reported on their kinds.  Settings given by the user stay."""

@@ -13,7 +13,7 @@ __all__ = ["GatedResidualBlock", "make_norm", "position_plane"]
 
 
 class GatedResidualBlock(nn.Module):
-    """Norm, ELU, convolution, norm, ELU, dropout, convolution, GLU, added to the input.
+    """Norm, ELU, convolution, (norm,) ELU, dropout, convolution, (norm,) GLU, added to the input.
 
     The gated residual unit of PixelSNAIL (Chen et al. 2018), without causality: the paper's encoder and decoder
     consist of it.
@@ -21,22 +21,32 @@ class GatedResidualBlock(nn.Module):
     Args:
         channels: C, of input and output.
         norm: Makes a normalisation for a number of channels.
+        second_norm: ``before`` the second convolution, over C channels, or ``after`` it, over 2 C.
         dropout: Probability with which a whole channel is dropped in training.
     """
 
-    def __init__(self, channels: int, *, norm: Callable[[int], nn.Module], dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        norm: Callable[[int], nn.Module],
+        second_norm: Literal["before", "after"] = "before",
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.second_norm = second_norm
         self.norm1 = norm(channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2 = norm(channels)
+        self.norm2 = norm(channels if second_norm == "before" else 2 * channels)
         self.dropout = nn.Dropout2d(dropout)
         self.conv2 = nn.Conv2d(channels, 2 * channels, 3, padding=1)
 
     def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Return the input plus its gated change."""
         hidden = self.conv1(elu(self.norm1(x_BCHW)))
-        hidden = self.conv2(self.dropout(elu(self.norm2(hidden))))
-        return x_BCHW + glu(hidden, dim=1)
+        if self.second_norm == "before":
+            return x_BCHW + glu(self.conv2(self.dropout(elu(self.norm2(hidden)))), dim=1)
+        return x_BCHW + glu(self.norm2(self.conv2(self.dropout(elu(hidden)))), dim=1)
 
 
 def make_norm(kind: Literal["batch", "group"], channels: int) -> nn.Module:

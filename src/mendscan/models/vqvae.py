@@ -72,7 +72,12 @@ class VQVAE(nn.Module):
 def _blocks(settings: VqvaeSettings, level: int, count: int) -> list[nn.Module]:
     channels = settings.channels[level]
     return [
-        GatedResidualBlock(channels, norm=lambda n: make_norm(settings.norm, n), dropout=settings.dropout)
+        GatedResidualBlock(
+            channels,
+            norm=lambda n: make_norm(settings.norm, n),
+            second_norm=settings.second_norm,
+            dropout=settings.dropout,
+        )
         for _ in range(count)
     ]
 

@@ -176,7 +176,9 @@ class _Residual(Step):
 
     def __init__(self, layer: GatedResidualBlock) -> None:
         super().__init__(layer)
-        self.change = steps_of([layer.norm1, nn.ELU(), layer.conv1, layer.norm2, nn.ELU(), layer.conv2])
+        first, second = [layer.norm1, nn.ELU(), layer.conv1], [nn.ELU(), layer.conv2]
+        before = layer.second_norm == "before"
+        self.change = steps_of([*first, layer.norm2, *second] if before else [*first, *second, layer.norm2])
         self.reach = reach_of(self.change)
 
     def lay(self, inputs: Window) -> Window:

@@ -49,25 +49,37 @@ class MetricsLog:
         return text[: text.rfind("\n") + 1].splitlines()
 
 
+_BY_STEP = (
+    ("vqvae", "VQ-VAE: reconstruction error, L1", {"reconstruction": "reconstruction", "holdout_l1": "holdout l1"}),
+    ("vqvae", "VQ-VAE: codes", {"perplexity": "perplexity", "codes_used": "codes used"}),
+    ("prior", "Prior: code NLL, nats", {"loss": "loss", "holdout_nll": "holdout nll"}),
+    (
+        "discriminator",
+        "Discriminator: self-made faults found",
+        {"overlap": "overlap", "holdout_fault_ap": "holdout ap"},
+    ),
+)
+_BY_EPOCH = (
+    ("vqvae", "VQ-VAE: loss", {"epoch_loss": "training", "holdout_loss": "hold-out"}),
+    ("vqvae", "VQ-VAE: codes", {"perplexity": "perplexity", "codes_used": "codes used"}),
+    ("prior", "Prior: code NLL, nats", {"epoch_loss": "training", "holdout_nll": "hold-out"}),
+)
+
+
 def draw_curves(entries: list[dict[str, Any]], path: Path) -> None:
-    """Draw loss, hold-out figures and code use over steps."""
+    """Draw losses, hold-out figures and code use: over epochs where there are any, else over steps."""
     from matplotlib.figure import Figure
 
-    every = (
-        ("vqvae", "VQ-VAE: reconstruction error, L1", ("reconstruction", "holdout_l1")),
-        ("vqvae", "VQ-VAE: codes", ("perplexity", "codes_used")),
-        ("prior", "Prior: code NLL, nats", ("loss", "holdout_nll")),
-        ("discriminator", "Discriminator: self-made faults found", ("overlap", "holdout_fault_ap")),
-    )
+    unit, every = ("epoch", _BY_EPOCH) if any("epoch" in entry for entry in entries) else ("step", _BY_STEP)
     stages = {entry["stage"] for entry in entries}
     panels = [panel for panel in every if panel[0] in stages or panel[0] != "discriminator"]
     figure = Figure(figsize=(4 * len(panels), 3.4), layout="constrained")
     for axes, (stage, title, names) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        for name in names:
-            points = [(entry["step"], entry[name]) for entry in entries if entry["stage"] == stage and name in entry]
+        for name, label in names.items():
+            points = [(e[unit], e[name]) for e in entries if e["stage"] == stage and name in e and unit in e]
             if points:
-                axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), linewidth=1.2)
-        axes.set(title=title, xlabel="step")
+                axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2, marker="." if len(points) < 3 else "")
+        axes.set(title=title, xlabel=unit)
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(frameon=False)

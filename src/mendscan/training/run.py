@@ -16,6 +16,7 @@ from mendscan.config import Settings
 from mendscan.errors import Interrupted, MendscanError
 from mendscan.progress import Progress
 from mendscan.training.checkpoint import load_checkpoint, restore, save_checkpoint
+from mendscan.training.epochs import EpochMean, Epochs
 from mendscan.training.interrupts import StopRequest
 from mendscan.training.loop import make_optimiser, train_steps
 from mendscan.training.metrics_log import MetricsLog
@@ -56,6 +57,7 @@ class StageRun:
         steps: Steps of this stage.
         settings: The model's settings.
         where: Where it saves and logs itself.
+        epochs: How its steps add up to epochs; hold-out figures are then computed after each, beside its mean loss.
     """
 
     name: str
@@ -64,6 +66,8 @@ class StageRun:
     steps: int
     settings: Settings
     where: StageFolder
+    epochs: Epochs | None = None
+    _epoch_mean: EpochMean | None = field(default=None, init=False)
     _saved_at: float = field(default=0.0, init=False)
 
     @property
@@ -83,6 +87,7 @@ class StageRun:
         Raises:
             Interrupted: If a stop was requested; the stage is saved and goes on where it was when run again.
         """
+        self._epoch_mean = None if self.epochs is None else EpochMean(self.epochs)
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         optimiser = make_optimiser(parameters, self.settings.training, rate=self.rate)
         first_step = self._resume(optimiser)
@@ -114,6 +119,8 @@ class StageRun:
             return 0
         saved = load_checkpoint(self.checkpoint)
         restore(saved, self.network, optimiser)
+        if self._epoch_mean is not None:
+            self._epoch_mean.total, self._epoch_mean.scans = saved.facts["epoch_mean"]
         return int(saved.facts["step"])
 
     def _check(self, step: int, losses: dict[str, float]) -> None:
@@ -128,18 +135,28 @@ class StageRun:
 
     def _report(self, step: int, losses: dict[str, float], validate: Callable[[int], dict[str, float]]) -> None:
         figures: dict[str, Any] = dict(losses)
-        last = step == self.steps - 1
-        if last or (step + 1) % max(1, self.steps // _VALIDATIONS) == 0:
-            figures |= validate(step)
+        if self._epoch_mean is not None:
+            self._epoch_mean.add(step, losses["loss"])
+        if self._is_validated(step):
+            figures |= validate(step) | (self._epoch_mean.figures(step) if self._epoch_mean is not None else {})
         if len(figures) > len(losses) or step % max(1, self.steps // _LOG_LINES) == 0:
             self.where.log.write(self.name, step, **figures)
         self.where.progress.advance(1, **figures)
+
+    def _is_validated(self, step: int) -> bool:
+        due = (
+            (step + 1) % max(1, self.steps // _VALIDATIONS) == 0 if self.epochs is None else self.epochs.ends_with(step)
+        )
+        return due or step == self.steps - 1
 
     def _save_if_due(self, steps_taken: int, optimiser: torch.optim.Optimizer) -> None:
         done = steps_taken == self.steps
         if not (done or self.where.stop.made or time.monotonic() - self._saved_at > _SAVE_EVERY_SECONDS):
             return
-        save_checkpoint(self.checkpoint, self.network, optimiser, {"step": steps_taken})
+        facts: dict[str, Any] = {"step": steps_taken}
+        if self._epoch_mean is not None:
+            facts["epoch_mean"] = [self._epoch_mean.total, self._epoch_mean.scans]
+        save_checkpoint(self.checkpoint, self.network, optimiser, facts)
         self._saved_at = time.monotonic()
         if self.where.stop.made and not done:
             raise Interrupted(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -18,10 +18,21 @@ from mendscan.cohort.preparing import slice_positions
 from mendscan.config import Settings
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.quantizer import code_perplexity
-from mendscan.models.vqvae import VQVAE
+from mendscan.models.vqvae import VQVAE, Reconstruction
+from mendscan.training.epochs import Epochs
 from mendscan.training.loop import generator_for
 
-__all__ = ["CodeData", "SliceData", "encode_views", "prior_loss", "validate_prior", "validate_vqvae", "vqvae_loss"]
+__all__ = [
+    "CodeData",
+    "SliceData",
+    "encode_views",
+    "fresh_prior_loss",
+    "prior_loss",
+    "validate_prior",
+    "validate_vqvae",
+    "validation_slices",
+    "vqvae_loss",
+]
 
 _VALIDATION_SLICES = 512
 _ENCODE_BATCH = 64
@@ -49,6 +60,8 @@ class SliceData:
     slices: tuple[int, ...]
     settings: Settings
     device: torch.device
+    _shown: dict[int, Int[Tensor, " n"]] = field(default_factory=dict, init=False)
+    """Of the scans drawn so far, which slices are not empty."""
 
     def __len__(self) -> int:
         return len(self.scans) * len(self.slices)
@@ -69,6 +82,27 @@ class SliceData:
         slices_BHW, position_B = self.batch(indices)
         changed = augment(slices_BHW, self.settings.augmentation, flip_axis=self._flip_axis, generator=generator)
         return changed, position_B
+
+    def draw(self, stage: str, step: int, *, generator: torch.Generator) -> Int[Tensor, " B"]:
+        """Return the indices of a step: any slices, or a few of each scan whose turn it is in the epoch."""
+        training = self.settings.training
+        epochs = Epochs.of(len(self.scans), training)
+        if epochs is None:
+            return torch.randint(len(self), (training.batch_slices,), generator=generator)
+        parts = []
+        for scan in epochs.scans_of(step, stage=stage, seed=self.settings.seed).tolist():
+            shown = self._slices_shown(scan)
+            drawn = torch.randint(len(shown), (epochs.slices_per_scan,), generator=generator)
+            parts.append(scan * len(self.slices) + shown[drawn])
+        return torch.cat(parts)
+
+    def _slices_shown(self, scan: int) -> Int[Tensor, " n"]:
+        """Return the places of the slices of a scan that show something: all, if none does."""
+        if scan not in self._shown:
+            slices_SHW = self.slices_NSHW[self.scans[scan]][list(self.slices)]
+            varied = torch.from_numpy(slices_SHW.max(axis=(1, 2)) > slices_SHW.min(axis=(1, 2)))
+            self._shown[scan] = varied.nonzero()[:, 0] if varied.any() else torch.arange(len(self.slices))
+        return self._shown[scan]
 
     def spread(self, count: int) -> Int[Tensor, " n"]:
         """Return up to `count` indices, evenly spread over all slices."""
@@ -110,19 +144,23 @@ def _vqvae_step(vqvae: VQVAE, data: SliceData, steps: int, first_quantised: int,
     generator = generator_for(settings.seed, "vqvae", step)
     if step == first_quantised and settings.codebook.unquantised_fraction > 0:
         _start_codebook(vqvae, data, generator)
-    indices = torch.randint(len(data), (settings.training.batch_slices,), generator=generator)
+    indices = data.draw("vqvae", step, generator=generator)
     slices_BHW, position_B = data.augmented(indices, generator=generator)
     with _arithmetic(settings, data.device):
         result = vqvae(slices_BHW, position_B, quantise=step >= first_quantised)
         reconstruction = l1_loss(result.slices_BHW.float(), slices_BHW)
     if result.quantised is None:
         return {"loss": reconstruction, "reconstruction": reconstruction}
-    quantised, codebook = result.quantised, settings.codebook
-    loss = reconstruction + codebook.commitment * quantised.commitment_loss.float()
-    if codebook.update == "gradient":
-        loss = loss + quantised.codebook_loss.float()
+    quantised, loss = result.quantised, _with_codebook(reconstruction, result, settings)
     _follow_codes(vqvae, result.latents_BEhw.detach(), quantised.codes_Bhw, settings, step, steps, generator)
     return {"loss": loss, "reconstruction": reconstruction, "commitment": quantised.commitment_loss}
+
+
+def _with_codebook(reconstruction: Tensor, result: Reconstruction, settings: Settings) -> Float[Tensor, ""]:
+    if result.quantised is None:
+        return reconstruction
+    loss = reconstruction + settings.codebook.commitment * result.quantised.commitment_loss.float()
+    return loss + result.quantised.codebook_loss.float() if settings.codebook.update == "gradient" else loss
 
 
 def _follow_codes(
@@ -167,6 +205,28 @@ def prior_loss(prior: PixelSNAIL, codes: CodeData, settings: Settings) -> Callab
     return loss_of_step
 
 
+def fresh_prior_loss(prior: PixelSNAIL, vqvae: VQVAE, data: SliceData) -> Callable[[int], dict[str, Tensor]]:
+    """Return the loss of one prior step on slices that are augmented and encoded anew, as in the original.
+
+    Args:
+        prior: What is trained.
+        vqvae: The trained VQ-VAE; it stays as it is.
+        data: The training slices.
+    """
+    vqvae.eval()
+
+    def loss_of_step(step: int) -> dict[str, Tensor]:
+        generator = generator_for(data.settings.seed, "prior", step)
+        indices = data.draw("prior", step, generator=generator)
+        with torch.no_grad():
+            slices_BHW, position_B = data.augmented(indices, generator=generator)
+            codes_Bhw = vqvae.codes(slices_BHW, position_B)
+        with _arithmetic(data.settings, data.device):
+            return {"loss": prior.nll(codes_Bhw, position_B).mean()}
+
+    return loss_of_step
+
+
 @torch.inference_mode()
 def encode_views(vqvae: VQVAE, data: SliceData, views: int, on_batch: Callable[[int], None]) -> CodeData:
     """Encode every slice as it is, and under `views` - 1 augmentations: the codes are fixed while the prior trains."""
@@ -185,30 +245,39 @@ def encode_views(vqvae: VQVAE, data: SliceData, views: int, on_batch: Callable[[
     return CodeData(torch.stack(encoded), positions.repeat(len(data.scans)).to(data.device))
 
 
+def validation_slices(scans: int, settings: Settings) -> int:
+    """Return on how many slices of so many hold-out scans figures are computed: where there are epochs, as many of each
+    scan as an epoch takes."""
+    per_scan = settings.training.slices_per_scan
+    return _VALIDATION_SLICES if per_scan is None else min(_VALIDATION_SLICES, per_scan * scans)
+
+
 @torch.inference_mode()
 def validate_vqvae(vqvae: VQVAE, data: SliceData, *, quantise: bool) -> dict[str, float]:
-    """Return hold-out reconstruction error (mean L1), codes used and perplexity."""
+    """Return the hold-out loss, its reconstruction error (mean L1), codes used and perplexity."""
     vqvae.eval()
-    error, use_K = 0.0, torch.zeros(vqvae.settings.codes)
-    chosen = data.spread(_VALIDATION_SLICES)
+    error, loss, use_K = 0.0, 0.0, torch.zeros(vqvae.settings.codes)
+    chosen = data.spread(validation_slices(len(data.scans), data.settings))
     for part in chosen.split(_ENCODE_BATCH):
         slices_BHW, position_B = data.batch(part)
         result = vqvae(slices_BHW, position_B, quantise=quantise)
-        error += float(l1_loss(result.slices_BHW, slices_BHW)) * len(part)
+        reconstruction = l1_loss(result.slices_BHW, slices_BHW)
+        error += float(reconstruction) * len(part)
+        loss += float(_with_codebook(reconstruction, result, data.settings)) * len(part)
         if result.quantised is not None:
             use_K += torch.bincount(result.quantised.codes_Bhw.flatten().cpu(), minlength=len(use_K))
     vqvae.train()
-    figures = {"holdout_l1": error / len(chosen)}
+    figures = {"holdout_l1": error / len(chosen), "holdout_loss": loss / len(chosen)}
     if quantise:
         figures |= {"codes_used": float((use_K > 0).sum()), "perplexity": code_perplexity(use_K)}
     return figures
 
 
 @torch.inference_mode()
-def validate_prior(prior: PixelSNAIL, codes: CodeData) -> dict[str, float]:
-    """Return the hold-out code NLL, mean over codes, in nats."""
+def validate_prior(prior: PixelSNAIL, codes: CodeData, *, slices: int = _VALIDATION_SLICES) -> dict[str, float]:
+    """Return the hold-out code NLL, mean over the codes of so many slices, in nats."""
     prior.eval()
-    chosen = torch.linspace(0, codes.codes_VNhw.shape[1] - 1, min(_VALIDATION_SLICES, codes.codes_VNhw.shape[1]))
+    chosen = torch.linspace(0, codes.codes_VNhw.shape[1] - 1, min(slices, codes.codes_VNhw.shape[1]))
     total, count = 0.0, 0
     for part in chosen.round().long().split(_ENCODE_BATCH):
         nll_Bhw = prior.nll(codes.codes_VNhw[0, part].long(), codes.position_N[part])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 
 import torch
@@ -13,13 +14,15 @@ from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.training.discriminating import ScanData, discriminator_loss
 from mendscan.training.loop import make_optimiser, train_steps
-from mendscan.training.stages import SliceData, encode_views, prior_loss, vqvae_loss
+from mendscan.training.stages import SliceData, encode_views, fresh_prior_loss, prior_loss, vqvae_loss
 
-__all__ = ["FEWEST_STEPS", "seconds_per_step", "steps_for", "steps_of_one"]
+__all__ = ["FEWEST_STEPS", "seconds_for", "seconds_per_step", "steps_for", "steps_of_one"]
 
 FEWEST_STEPS = 20
 """Below, a schedule has no shape: a shorter time gets this many."""
 _TIMED_STEPS = 6
+_ENOUGH_SECONDS = 15.0
+"""Longer than this no network is timed: two steps, where steps are so slow."""
 _OVERHEAD = 1.06
 """Validation, checkpoints and logging on top of the steps."""
 
@@ -37,12 +40,7 @@ def steps_for(
         data: The training slices.
     """
     settings, training = data.settings, data.settings.training
-    sample = SliceData(data.slices_NSHW, data.scans[:1], data.slices, settings, data.device)
-    started = time.perf_counter()
-    codes = encode_views(vqvae, sample, 2, lambda _: None)
-    encoding = (time.perf_counter() - started) / (2 * len(sample)) * len(data) * training.prior_views
-    per_vqvae = seconds_per_step(vqvae.train(), training.learning_rate_vqvae, vqvae_loss(vqvae, data, 10**6), data)
-    per_prior = seconds_per_step(prior.train(), training.learning_rate_prior, prior_loss(prior, codes, settings), data)
+    encoding, per_vqvae, per_prior = _timed(vqvae, prior, data)
     mean = training.vqvae_share * per_vqvae + (1 - training.vqvae_share) * per_prior
     if discriminator is not None:
         scans = ScanData(data.slices_NSHW, data.scans, settings, data.device)
@@ -50,6 +48,36 @@ def steps_for(
         per_discriminator = seconds_per_step(discriminator, settings.discriminator.learning_rate, loss, data)
         mean += training.discriminator_share * (per_discriminator - mean)
     return max(FEWEST_STEPS, int((seconds - min(encoding, 0.3 * seconds)) / (mean * _OVERHEAD)))
+
+
+def seconds_for(vqvae_steps: int, prior_steps: int, vqvae: VQVAE, prior: PixelSNAIL, data: SliceData) -> float:
+    """Return how many seconds so many steps take, including the encoding between.
+
+    Args:
+        vqvae_steps: Steps of the VQ-VAE.
+        prior_steps: Steps of the prior.
+        vqvae: A throwaway VQ-VAE.
+        prior: A throwaway prior.
+        data: The training slices.
+    """
+    encoding, per_vqvae, per_prior = _timed(vqvae, prior, data)
+    return encoding + (vqvae_steps * per_vqvae + prior_steps * per_prior) * _OVERHEAD
+
+
+def _timed(vqvae: VQVAE, prior: PixelSNAIL, data: SliceData) -> tuple[float, float, float]:
+    """Return the seconds of encoding all slices, of a step of the VQ-VAE and of one of the prior."""
+    training, encoding = data.settings.training, 0.0
+    if training.prior_views is None:
+        loss = fresh_prior_loss(prior, vqvae, data)
+    else:
+        sample = SliceData(data.slices_NSHW, data.scans[:1], data.slices, data.settings, data.device)
+        started = time.perf_counter()
+        codes = encode_views(vqvae, sample, 2, lambda _: None)
+        encoding = (time.perf_counter() - started) / (2 * len(sample)) * len(data) * training.prior_views
+        loss = prior_loss(prior, codes, data.settings)
+    per_prior = seconds_per_step(prior.train(), training.learning_rate_prior, loss, data)
+    per_vqvae = seconds_per_step(vqvae.train(), training.learning_rate_vqvae, vqvae_loss(vqvae, data, 10**6), data)
+    return encoding, per_vqvae, per_prior
 
 
 def steps_of_one(seconds: float, per_step: float) -> int:
@@ -75,16 +103,27 @@ def seconds_per_step(
     """
     moments: list[float] = []
     parameters = list(network.parameters())
-    train_steps(
-        parameters,
-        make_optimiser(parameters, data.settings.training, rate=rate),
-        loss,
-        first_step=1,
-        steps=2 + _TIMED_STEPS,
-        seed_name="timing",
-        settings=data.settings.training,
-        after_step=lambda *_: moments.append(time.perf_counter()),
-    )
+
+    def after_step(*_: object) -> None:
+        moments.append(time.perf_counter())
+        if len(moments) > 2 and moments[-1] - moments[0] > _ENOUGH_SECONDS:
+            raise _EnoughError
+
+    with suppress(_EnoughError):
+        train_steps(
+            parameters,
+            make_optimiser(parameters, data.settings.training, rate=rate),
+            loss,
+            first_step=1,
+            steps=2 + _TIMED_STEPS,
+            seed_name="timing",
+            settings=data.settings.training,
+            after_step=after_step,
+        )
     # The first step allocates and compiles; the median of the rest ignores a hiccup.
     gaps = sorted(later - earlier for earlier, later in pairwise(moments))
     return gaps[len(gaps) // 2]
+
+
+class _EnoughError(Exception):
+    """Enough steps were timed."""

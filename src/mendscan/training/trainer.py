@@ -15,40 +15,44 @@ import torch
 from mendscan.cohort.fingerprint import ScanFacts, fingerprint
 from mendscan.cohort.planning import SET_BY_USER, Decision, Plan, plan_auto, plan_preset
 from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort, split_by_content
-from mendscan.config import PRESETS, Settings, override, parse_settings
+from mendscan.config import Settings, override, parse_settings
 from mendscan.detection.acquisition import AcquisitionReference
 from mendscan.detection.calibration import Calibration
 from mendscan.detection.devices import bfloat16_is_fast, choose_device
 from mendscan.detection.networks import Networks
-from mendscan.errors import CohortError, ModelError, SettingsError
+from mendscan.errors import CohortError, SettingsError
 from mendscan.models.bundle import load_bundle, save_bundle
 from mendscan.models.discriminator import Discriminator
+from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.progress import Progress, Silent
+from mendscan.training.budget import EpochEstimate, check_epochs, with_budget
 from mendscan.training.building import new_discriminator, new_networks, stage_steps
 from mendscan.training.calibrating import calibrate
 from mendscan.training.choosing import choose_detection
 from mendscan.training.discriminating import ScanData, discriminator_loss, validate_discriminator
+from mendscan.training.epochs import Epochs
 from mendscan.training.interrupts import stop_requests
+from mendscan.training.loop import LossOfStep
 from mendscan.training.metrics_log import MetricsLog, draw_curves
 from mendscan.training.model_card import model_card
+from mendscan.training.request import Budget, check_request
 from mendscan.training.run import StageFolder, StageRun
 from mendscan.training.stages import (
     CodeData,
     SliceData,
     encode_views,
+    fresh_prior_loss,
     prior_loss,
     validate_prior,
     validate_vqvae,
+    validation_slices,
     vqvae_loss,
 )
-from mendscan.training.timing import steps_for
 from mendscan.volumes.reading import find_scans
 from mendscan.volumes.writing import make_folder, write_json
 
 __all__ = ["TrainingSummary", "train"]
-
-DEFAULT_MINUTES = 30.0
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,14 @@ def train(
     preset: str = "auto",
     minutes: float | None = None,
     steps: int | None = None,
+    epochs: int | None = None,
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
     assignments: Sequence[str] = (),
     progress: Progress | None = None,
     on_plan: Callable[[Plan], None] | None = None,
+    on_estimate: Callable[[EpochEstimate], None] | None = None,
 ) -> TrainingSummary:
     """Train a detector on healthy scans.
 
@@ -86,14 +92,16 @@ def train(
         healthy: A folder of healthy scans, or one of several folders deep.
         model: The model folder to write.
         preset: ``auto`` derives the settings from the scans; ``brain`` and ``abdomen`` are the paper's.
-        minutes: Time for all networks; fixes the number of steps, which is recorded.  30 by default.
+        minutes: Time for all networks; fixes the number of steps, which is recorded.  30 by default for ``auto``.
         steps: The number of steps instead: repeats a run exactly.
+        epochs: The number of epochs instead, for ``brain`` and ``abdomen``; there 600 by default, as in the original.
         seed: Seed of everything random.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         resume: Go on where a stopped training was.
         assignments: Settings as ``section.key=value``.
         progress: Told how far the work is.
         on_plan: Called with the plan before the work begins.
+        on_estimate: Called before epochs begin, with how long they will take.
 
     Returns:
         What was made.
@@ -106,19 +114,24 @@ def train(
     """
     progress = progress or Silent()
     folder, target = Path(model), choose_device(device)
-    _check_request(folder, preset=preset, minutes=minutes, steps=steps, resume=resume)
+    budget = Budget(minutes, steps, epochs)
+    check_request(folder, preset, budget, assignments, resume=resume)
+    if epochs is not None:
+        assignments = [*assignments, f"training.epochs={epochs}"]
     paths, facts = measure_cohort(find_scans(healthy), progress)
     hashes = [fact.content_hash for fact in facts]
     if resume:
-        plan = _resumed_plan(folder / "work", facts, steps=steps, assignments=assignments)
+        asked = [*assignments, *([f"training.steps={steps}"] if steps else [])]
+        plan = _resumed_plan(folder / "work", facts, asked)
     else:
         plan = new_plan(preset, facts, seed=seed, assignments=assignments, device=target)
+        check_epochs(plan.settings, budget)
     split = split_by_content(hashes, plan.settings)
     work = make_folder(folder / "work")
     store = prepare_cohort(paths, hashes, plan.settings, work, progress)
-    if plan.settings.training.steps is None:
-        plan = _with_steps(plan, steps or _timed_steps(plan.settings, store, split, minutes, target, progress))
     if not resume:
+        data = slice_data(store, split.train, plan.settings, target)
+        plan = with_budget(plan, data, budget, progress, on_estimate)
         write_json(work / "plan.json", {**plan.to_json(), "hashes": sorted(hashes)})
     if on_plan is not None:
         on_plan(plan)
@@ -167,15 +180,17 @@ def _train_networks(
     """Train the VQ-VAE, encode the cohort, train the prior and, where the plan has one, the discriminator."""
     training, validation = (slice_data(store, part, settings, device) for part in (split.train, split.validation))
     vqvae, prior = new_networks(settings, device)
-    steps = stage_steps(settings)
+    steps, epochs = stage_steps(settings), Epochs.of(len(training.scans), settings.training)
     unquantised = round(settings.codebook.unquantised_fraction * steps.vqvae)
-    StageRun("vqvae", vqvae, settings.training.learning_rate_vqvae, steps.vqvae, settings, where).run(
+    StageRun("vqvae", vqvae, settings.training.learning_rate_vqvae, steps.vqvae, settings, where, epochs).run(
         vqvae_loss(vqvae, training, steps.vqvae),
         lambda step: validate_vqvae(vqvae, validation, quantise=step >= unquantised),
     )
-    codes, held_out = _encode(vqvae, training, validation, settings, where.progress)
-    StageRun("prior", prior, settings.training.learning_rate_prior, steps.prior, settings, where).run(
-        prior_loss(prior, codes, settings), lambda _: validate_prior(prior, held_out)
+    loss = _prior_loss(prior, vqvae, training, where.progress)
+    held_out = _encode(vqvae, validation, 1, where.progress)
+    most = validation_slices(len(validation.scans), settings)
+    StageRun("prior", prior, settings.training.learning_rate_prior, steps.prior, settings, where, epochs).run(
+        loss, lambda _: validate_prior(prior, held_out, slices=most)
     )
     discriminator = _train_discriminator(settings, store, split, device, where)
     return Networks(vqvae.eval(), prior.eval(), settings, discriminator=discriminator)
@@ -232,40 +247,16 @@ def slice_data(store: SliceStore, hashes: Sequence[str], settings: Settings, dev
     return SliceData(store.slices_NSHW, tuple(store.rows(hashes)), slices, settings, device)
 
 
-def _encode(
-    vqvae: VQVAE, training: SliceData, validation: SliceData, settings: Settings, progress: Progress
-) -> tuple[CodeData, CodeData]:
-    views = settings.training.prior_views
-    progress.begin("encode", views * len(training) + len(validation))
-    codes = encode_views(vqvae, training, views, progress.advance)
-    return codes, encode_views(vqvae, validation, 1, progress.advance)
+def _prior_loss(prior: PixelSNAIL, vqvae: VQVAE, training: SliceData, progress: Progress) -> LossOfStep:
+    views = training.settings.training.prior_views
+    if views is None:
+        return fresh_prior_loss(prior, vqvae, training)
+    return prior_loss(prior, _encode(vqvae, training, views, progress), training.settings)
 
 
-def _check_request(
-    folder: Path,
-    *,
-    preset: str,
-    minutes: float | None,
-    steps: int | None,
-    resume: bool,
-) -> None:
-    if preset != "auto" and preset not in PRESETS:
-        raise SettingsError("unknown preset", where=f"--preset {preset}", expected=f"auto, {', '.join(PRESETS)}")
-    if minutes is not None and steps is not None:
-        raise SettingsError("give either --minutes or --steps, not both", where="train")
-    if not 0 < (minutes or 1) < 1e6 or (steps or 2) < 2 or minutes == 0:
-        raise SettingsError("no time to train", where="train", found=minutes or steps, expected="a positive number")
-    if folder.exists() and not folder.is_dir():
-        raise ModelError("the model folder is a file", where=folder, remedy="name another folder")
-    started = (folder / "work" / "plan.json").is_file()
-    if resume and not started:
-        raise ModelError("nothing to resume", where=folder, code="E_RESUME", remedy="train without --resume")
-    if not resume and (folder / "manifest.json").exists():
-        raise ModelError("there is a model already", where=folder, code="E_EXISTS", remedy="name another folder")
-    if not resume and started:
-        raise ModelError(
-            "a stopped training is here", where=folder, code="E_EXISTS", remedy="add --resume, or name another folder"
-        )
+def _encode(vqvae: VQVAE, data: SliceData, views: int, progress: Progress) -> CodeData:
+    progress.begin("encode", views * len(data))
+    return encode_views(vqvae, data, views, progress.advance)
 
 
 def new_plan(
@@ -283,7 +274,7 @@ def new_plan(
     return Plan(plan.fingerprint, plan.decisions + chosen, settings)
 
 
-def _resumed_plan(work: Path, facts: Sequence[ScanFacts], *, steps: int | None, assignments: Sequence[str]) -> Plan:
+def _resumed_plan(work: Path, facts: Sequence[ScanFacts], assignments: Sequence[str]) -> Plan:
     saved = json.loads((work / "plan.json").read_text(encoding="utf-8"))
     now = sorted(fact.content_hash for fact in facts)
     if now != saved["hashes"]:
@@ -296,42 +287,14 @@ def _resumed_plan(work: Path, facts: Sequence[ScanFacts], *, steps: int | None, 
             remedy="give the same scans, or train anew in another folder",
         )
     settings = parse_settings(saved["settings"], where=work / "plan.json")
-    asked = override(settings, [*assignments, *([f"training.steps={steps}"] if steps else [])])
-    if asked != settings:
+    if override(settings, assignments) != settings:
         raise SettingsError(
             "a resumed training keeps its settings",
             where="--resume",
             code="E_RESUME_SETTINGS",
-            remedy="give --steps and --set as they were, or leave them out",
+            remedy="give --steps, --epochs and --set as they were, or leave them out",
         )
     return Plan(fingerprint(facts), tuple(Decision(**d) for d in saved["decisions"]), settings)
-
-
-def _timed_steps(
-    settings: Settings,
-    store: SliceStore,
-    split: Split,
-    minutes: float | None,
-    device: torch.device,
-    progress: Progress,
-) -> int:
-    progress.begin("time a few steps", 1)
-    throwaway = new_networks(settings, device)
-    data = slice_data(store, split.train, settings, device)
-    discriminator = new_discriminator(settings, device)
-    steps = steps_for(60 * (minutes or DEFAULT_MINUTES), *throwaway, discriminator, data)
-    progress.advance()
-    return steps
-
-
-def _with_steps(plan: Plan, steps: int) -> Plan:
-    settings = override(plan.settings, [f"training.steps={steps}"])
-    counts = stage_steps(settings)
-    third = f", {counts.discriminator} for the discriminator" if counts.discriminator else ""
-    reason = (
-        f"{counts.vqvae} for the VQ-VAE, {counts.prior} for the prior{third}; --steps {steps} repeats this training"
-    )
-    return Plan(plan.fingerprint, (*plan.decisions, Decision("training.steps", str(steps), reason)), settings)
 
 
 def _last_figures(entries: Sequence[dict[str, Any]]) -> dict[str, float]:

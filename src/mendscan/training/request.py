@@ -1,0 +1,78 @@
+"""What training is asked for: contradictions are refused before the work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mendscan.config import PRESETS
+from mendscan.errors import ModelError, SettingsError
+
+__all__ = ["Budget", "check_request"]
+
+
+class Budget(NamedTuple):
+    """How long training was asked to go on: by time, by steps or by epochs, or by none of them."""
+
+    minutes: float | None = None
+    steps: int | None = None
+    epochs: int | None = None
+
+
+def check_request(folder: Path, preset: str, budget: Budget, assignments: Sequence[str], *, resume: bool) -> None:
+    """Refuse what cannot be done.
+
+    Args:
+        folder: The model folder to write.
+        preset: Where the settings come from.
+        budget: How long to train.
+        assignments: Settings as ``section.key=value``.
+        resume: Whether a stopped training goes on.
+
+    Raises:
+        SettingsError: If the preset is unknown or the budget contradicts itself.
+        ModelError: If the folder holds something else than expected.
+    """
+    if preset != "auto" and preset not in PRESETS:
+        raise SettingsError("unknown preset", where=f"--preset {preset}", expected=f"auto, {', '.join(PRESETS)}")
+    _check_budget(budget)
+    if budget.epochs is not None:
+        _check_epochs(budget.epochs, preset, assignments, resume=resume)
+    _check_folder(folder, resume=resume)
+
+
+def _check_budget(budget: Budget) -> None:
+    minutes, steps, epochs = budget
+    if minutes is not None and steps is not None:
+        raise SettingsError("give either --minutes or --steps, not both", where="train")
+    if epochs is not None and (minutes is not None or steps is not None):
+        raise SettingsError("give --epochs, --minutes or --steps, not two of them", where="train")
+    if not 0 < (minutes or 1) < 1e6 or (steps or 2) < 2 or minutes == 0:
+        raise SettingsError("no time to train", where="train", found=minutes or steps, expected="a positive number")
+
+
+def _check_epochs(epochs: int, preset: str, assignments: Sequence[str], *, resume: bool) -> None:
+    if epochs < 1:
+        raise SettingsError("no time to train", where=f"--epochs {epochs}", expected="a positive number")
+    if preset == "auto" and not resume:
+        raise SettingsError(
+            "auto knows no epochs", where=f"--epochs {epochs}", remedy="give --minutes, or --preset brain or abdomen"
+        )
+    for assignment in assignments:
+        if assignment.partition("=")[0].strip() in {"training.steps", "training.epochs"}:
+            raise SettingsError("give either --epochs or the setting", where=f"--set {assignment}")
+
+
+def _check_folder(folder: Path, *, resume: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ModelError("the model folder is a file", where=folder, remedy="name another folder")
+    started = (folder / "work" / "plan.json").is_file()
+    if resume and not started:
+        raise ModelError("nothing to resume", where=folder, code="E_RESUME", remedy="train without --resume")
+    if not resume and (folder / "manifest.json").exists():
+        raise ModelError("there is a model already", where=folder, code="E_EXISTS", remedy="name another folder")
+    if not resume and started:
+        raise ModelError(
+            "a stopped training is here", where=folder, code="E_EXISTS", remedy="add --resume, or name another folder"
+        )
