@@ -16,7 +16,7 @@ __all__ = ["CodeConv", "MaskedConv"]
 
 
 class CodeConv(CausalLayer):
-    """A 7×7 convolution of the one-hot codes that sees only what comes before: the first layer.
+    """A square convolution of the one-hot codes that sees only what comes before: the first layer.
 
     Computed as a sum of weight rows, one per earlier neighbour, which equals the convolution and skips its zeros.
     """

@@ -137,7 +137,7 @@ class PixelSNAIL(CausalLayer):
     def __init__(self, settings: PriorSettings, *, codes: int) -> None:
         super().__init__()
         self.settings, self.codes = settings, codes
-        self.first = CodeConv(codes, settings.channels)
+        self.first = CodeConv(codes, settings.channels, settings.first_kernel)
         self.blocks = nn.ModuleList(SnailBlock(settings) for _ in range(settings.blocks))
         self.head = nn.Conv2d(settings.channels, settings.channels, 1)
         self.logits = WeightNormConv(settings.channels, codes, (1, 1))
