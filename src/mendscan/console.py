@@ -137,16 +137,15 @@ def show_import(summary: ImportSummary) -> None:
     weights = ", ".join(f"{name} {count:,}" for name, count in summary.parameters.items())
     stem = "with" if summary.settings.vqvae.stem_padding else "without"
     console.print(f"weights: {weights}; first convolution {stem} padding, as told: no tensor could tell")
-    for name, value in summary.figures.items():
-        console.print(f"{name.replace('_', ' ')} {value:.4f}")
+    for meaning, value in summary.figures.items():
+        console.print(f"{meaning}: {value:.4f}")
     console.print(f"λ_s {thresholds.score:.3g} nats, λ_p {thresholds.restoration:.3g} nats", end="")
     if scans:
         console.print(f", learnt from {scans} healthy scans; the smallest possible p-value is {1 / (scans + 1):.3g}")
     else:
         console.print(", set by hand in the original")
-        console.print(
-            "[bold yellow]not calibrated[/]: every p-value will be 1 and no finding is named; give --healthy to calibrate"
-        )
+        unsaid = "every p-value will be 1 and no finding is named; give --healthy to calibrate"
+        console.print(f"[bold yellow]not calibrated[/]: {unsaid}")
     console.print(f"model: [bold]{escape(str(summary.model))}[/bold] (see README.md, plan.json in it)")
     console.print("[dim]Research use only; not a medical device.[/dim]")
 

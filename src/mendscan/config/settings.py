@@ -97,7 +97,7 @@ class VqvaeSettings(_Frozen):
     stem_stride: Literal[1, 2] = 1
     """2 halves the resolution in the first convolution already (the paper: 1)."""
     stem_padding: bool = True
-    """Zeros around a slice, so that the first convolution keeps its size; the original's weights were trained without."""
+    """Zeros around a slice, so that the first convolution keeps its size (the original: none)."""
     down_kernel: Positive = 5
     """Pixels along one side of a down-sampling convolution."""
     up_kernel: Positive = 6

@@ -8,9 +8,9 @@ from mendscan.cohort.planning import Decision
 
 __all__ = ["imported_card"]
 
-_UNCALIBRATED = """**Not calibrated.**  No healthy scan was given.  λ_s and λ_p are the values that the original sets by hand,
-every p-value is 1, the map has no healthy threshold and names no findings.  Scores rank scans; they say nothing about how
-often a healthy scan scores as high.  Import again with `--healthy FOLDER` to calibrate."""
+_UNCALIBRATED = """**Not calibrated.**  No healthy scan was given.  λ_s and λ_p are the values that the original sets by
+hand, every p-value is 1, the map has no healthy threshold and names no findings.  Scores rank scans; they say nothing
+about how often a healthy scan scores as high.  Import again with `--healthy FOLDER` to calibrate."""
 
 
 def imported_card(
@@ -26,10 +26,10 @@ def imported_card(
     """
     sources = "\n".join(f"| {file['network']} | `{file['name']}` | `{file['sha256']}` |" for file in files)
     decided = "\n".join(f"| {d.setting} | {d.value} | {d.reason} |" for d in decisions)
-    measured = "".join(f"{name.replace('_', ' ')} {value:.6g}.\n" for name, value in figures.items())
+    measured = "; ".join(f"{meaning}: {value:.4g}" for meaning, value in figures.items())
     calibrated = (
         f"Calibrated on {scans} healthy scans, none of which may be one that the networks were trained on\n"
-        f"(the smallest possible p-value is {1 / (scans + 1):.3g}).\n{measured}"
+        f"(the smallest possible p-value is {1 / (scans + 1):.3g}).  Measured: {measured}."
     )
     return f"""# A mendscan model with imported weights
 
@@ -37,9 +37,9 @@ def imported_card(
 scans of the training set; it does not name a disease, and a low score does not mean healthy.
 
 ## Weights
-Not trained by mendscan: imported from checkpoints of the original system (snavalm/lsr_mood_challenge_2020, Naval Marimont
-& Tarroni 2021).  Who may use them is for their authors to say.  They are for evaluation: a norm is folded into a
-convolution, and training would not go on where it stopped.
+Not trained by mendscan: imported from checkpoints of the original system (snavalm/lsr_mood_challenge_2020, Naval
+Marimont & Tarroni 2021).  Who may use them is for their authors to say.  They are for evaluation: a norm is folded into
+a convolution, and training would not go on where it stopped.
 
 | network | file | SHA-256 |
 |---|---|---|
@@ -53,5 +53,6 @@ convolution, and training would not go on where it stopped.
 |---|---|---|
 {decided}
 
-The networks saw slices of voxels in file order, taken for RAS+: scans whose header says otherwise are turned to RAS+ here.
+The original took voxels in file order and ignored the header; here they are turned to RAS+ first.  The same slices come
+out only if the files that the networks were trained on had that order.
 """

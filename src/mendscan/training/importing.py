@@ -7,6 +7,7 @@ serve calibration, it is calibrated as a trained model is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ ORIGINAL_THRESHOLDS = CodeThresholds(score=7.0, restoration=5.0)
 _NO_FINDINGS = VoxelCalibration(threshold=1.0)
 """The original's map goes to 1 and has no threshold: where none was learnt, no voxel exceeds it."""
 _COMPARED_SCANS, _COMPARED_SLICES = 3, 8
+_OWN_STEM = "mean absolute error of healthy slices, encoded and decoded"
+_OTHER_STEM = "the same as if the first convolution were padded the other way"
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ def _calibrated(
         found = f"{len(usable)} usable scans"
         raise CohortError("too few healthy scans", code="E_TOO_FEW_SCANS", found=found, expected=f"at least {fewest}")
     figures = _reconstruction(networks, usable[:_COMPARED_SCANS])
-    if figures.get("reconstruction_l1_other_stem", 1e9) < figures["reconstruction_l1"]:
+    if figures.get(_OTHER_STEM, math.inf) < figures[_OWN_STEM]:
         other = "--no-stem-padding" if networks.settings.vqvae.stem_padding else "--stem-padding"
         progress.say(f"healthy scans are reconstructed better with {other}: is that how the VQ-VAE was trained?")
     calibration = calibrate(networks, usable, None, progress)
@@ -228,15 +231,17 @@ def _reconstruction(networks: Networks, scans: Sequence[Path]) -> dict[str, floa
     """Return the mean absolute error of plain reconstructions, and the same with the other stem, where that fits."""
     settings = networks.settings
     other = settings.vqvae.model_copy(update={"stem_padding": not settings.vqvae.stem_padding})
-    stems: dict[str, VQVAE] = {"reconstruction_l1": networks.vqvae}
+    stems: dict[str, VQVAE] = {_OWN_STEM: networks.vqvae}
     if tuple(other.encoded(pixels) for pixels in settings.slice_shape) == settings.latent_shape:
-        stems["reconstruction_l1_other_stem"] = VQVAE(other).eval().to(networks.device)
-        stems["reconstruction_l1_other_stem"].load_state_dict(networks.vqvae.state_dict())
+        stems[_OTHER_STEM] = VQVAE(other).eval().to(networks.device)
+        stems[_OTHER_STEM].load_state_dict(networks.vqvae.state_dict())
     errors: dict[str, list[float]] = {name: [] for name in stems}
     for path in scans:
         prepared = prepare(read_volume(path), settings.preparation)
         at = evenly_spaced(len(prepared.slices_SHW), _COMPARED_SLICES)
-        slices, position = (torch.from_numpy(a[at]).to(networks.device) for a in (prepared.slices_SHW, prepared.positions_S))
+        slices, position = (
+            torch.from_numpy(a[at]).to(networks.device) for a in (prepared.slices_SHW, prepared.positions_S)
+        )
         for name, vqvae in stems.items():
             redrawn = vqvae.decode_codes(vqvae.codes(slices, position), position)
             errors[name].append(float((redrawn - slices).abs().mean()))

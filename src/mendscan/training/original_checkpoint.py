@@ -1,7 +1,7 @@
 """A checkpoint of the original system, read without trusting it: tensors come out, or one typed error.
 
-The original saves bare state dicts (those it submitted) or, while it trains, a dictionary of ``model``, ``optimizer`` and
-``tracker``, the last an object of its own.  Nothing in a file is ever executed: the reader knows tensors, plain
+The original saves bare state dicts (those it submitted) or, while it trains, a dictionary of ``model``, ``optimizer``
+and ``tracker``, the last an object of its own.  Nothing in a file is ever executed: the reader knows tensors, plain
 containers and an empty stand-in for that object, and refuses everything else.  Safetensors files are read, too.
 """
 
@@ -68,7 +68,7 @@ def read_checkpoint(path: Path, *, max_bytes: int = MAX_BYTES) -> OriginalCheckp
         loaded = load_safetensors(raw) if raw[8:9] == b"{" else _load(raw, path, max_bytes)
     except ModelError:
         raise
-    except Exception as error:  # a damaged file makes the readers raise a dozen unrelated types
+    except Exception as error:  # noqa: BLE001 - a damaged file makes the readers raise a dozen unrelated types
         raise _refusal(path, error) from None
     state, others = _state_dict(loaded, path)
     _check_size(sum(tensor.numel() * tensor.element_size() for tensor in state.values()), path, max_bytes)
@@ -124,7 +124,8 @@ def _refusal(path: Path, error: Exception) -> ModelError:
 
 def _state_dict(loaded: Any, path: Path) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
     """Return the state dict, and the names of what is beside it."""
-    state, others = loaded, ()
+    others: tuple[str, ...] = ()
+    state = loaded
     if isinstance(loaded, Mapping) and isinstance(loaded.get(_MODEL), Mapping):
         state, others = loaded[_MODEL], tuple(sorted(str(key)[:80] for key in loaded if key != _MODEL))
     if not isinstance(state, Mapping) or not state:
