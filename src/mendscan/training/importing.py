@@ -26,12 +26,12 @@ from mendscan.detection.networks import Networks
 from mendscan.detection.voxel_calibration import VoxelCalibration
 from mendscan.errors import CohortError, ModelError, SettingsError
 from mendscan.models.bundle import load_bundle, save_bundle
-from mendscan.models.original import WRAPPED, prior_from_original, published_variant, vqvae_from_original
+from mendscan.models.original import prior_from_original, published_variant, vqvae_from_original
 from mendscan.models.vqvae import VQVAE
 from mendscan.progress import Progress, Silent
 from mendscan.training.calibrating import calibrate
 from mendscan.training.imported_card import imported_card
-from mendscan.training.original_checkpoint import OriginalCheckpoint, read_checkpoint
+from mendscan.training.original_checkpoint import OriginalCheckpoint, read_pair
 from mendscan.volumes.reading import find_scans, read_volume
 from mendscan.volumes.writing import make_folder
 
@@ -103,7 +103,7 @@ def import_original(
     progress, folder, on = progress or Silent(), Path(model), choose_device(device)
     _check_target(folder)
     scans = None if healthy is None else find_scans(healthy)
-    checkpoints, parts = _read(Path(prior), None if vqvae is None else Path(vqvae), progress)
+    checkpoints, parts = read_pair(Path(prior), None if vqvae is None else Path(vqvae), progress)
     settings = _settings(preset, stem_padding, published_variant(parts["prior"]), assignments, calibrated=bool(scans))
     networks = _networks(parts, settings, checkpoints, on)
     cohort, split, calibration, figures = _calibrated(networks, scans, progress)
@@ -111,7 +111,7 @@ def import_original(
         folder,
         settings,
         tuple(
-            {"network": part if len(checkpoints) > 1 else "vqvae, prior", "name": _plain(c.name), "sha256": c.sha256}
+            {"network": part if len(checkpoints) > 1 else "vqvae, prior", "name": c.name, "sha256": c.sha256}
             for part, c in checkpoints.items()
         ),
         {name: sum(p.numel() for p in getattr(networks, name).parameters()) for name in ("vqvae", "prior")},
@@ -128,43 +128,6 @@ def _check_target(folder: Path) -> None:
         raise ModelError("the model folder is a file", where=folder, remedy="name another folder")
     if (folder / "manifest.json").exists() or (folder / "work").exists():
         raise ModelError("there is a model already", where=folder, code="E_EXISTS", remedy="name another folder")
-
-
-def _read(
-    prior: Path, vqvae: Path | None, progress: Progress
-) -> tuple[dict[str, OriginalCheckpoint], dict[str, dict[str, torch.Tensor]]]:
-    """Return the checkpoints by network, and the tensors of each network."""
-    checkpoints = {"prior": read_checkpoint(prior)}
-    if vqvae is not None:
-        checkpoints = {"vqvae": read_checkpoint(vqvae), **checkpoints}
-    for checkpoint in checkpoints.values():
-        if checkpoint.others:
-            progress.say(f"{_plain(checkpoint.name)}: not needed and left: {', '.join(map(_plain, checkpoint.others))}")
-    whole = checkpoints["prior"].tensors
-    wrapped = {name.removeprefix(WRAPPED): tensor for name, tensor in whole.items() if name.startswith(WRAPPED)}
-    own = {name: tensor for name, tensor in whole.items() if not name.startswith(WRAPPED)}
-    if vqvae is None and not wrapped:
-        raise ModelError(
-            "no VQ-VAE", where=prior, code="E_ORIGINAL_NAMES", found=f"no {WRAPPED}…", remedy="give it with --vqvae"
-        )
-    given = checkpoints["vqvae"].tensors if vqvae is not None else wrapped
-    if wrapped:
-        _check_same(wrapped, given, prior)
-    return checkpoints, {"vqvae": given, "prior": own}
-
-
-def _check_same(wrapped: dict[str, torch.Tensor], given: dict[str, torch.Tensor], prior: Path) -> None:
-    """Refuse a prior that learnt the codes of another VQ-VAE."""
-    other = [name for name in wrapped if name not in given or not torch.equal(wrapped[name], given[name])]
-    other += [name for name in given if name not in wrapped]
-    if other:
-        raise ModelError(
-            "the prior contains another VQ-VAE than the one given: it learnt other codes",
-            where=prior,
-            code="E_ORIGINAL_PAIR",
-            found=f"{len(other)} tensors differ, first {other[0][:80]}",
-            remedy="leave out --vqvae to take the one inside",
-        )
 
 
 def _settings(
@@ -299,8 +262,3 @@ def _decisions(summary: ImportSummary) -> tuple[Decision, ...]:
         Decision("λ_s", f"{thresholds.score:g} nats", why),
         Decision("λ_p", f"{thresholds.restoration:g} nats", why),
     )
-
-
-def _plain(name: str) -> str:
-    """Return a name that is safe in Markdown and on a terminal."""
-    return "".join(c if c.isalnum() or c in "._- " else "_" for c in name)

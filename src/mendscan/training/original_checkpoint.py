@@ -21,8 +21,10 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from mendscan.errors import ModelError
+from mendscan.models.original import WRAPPED
+from mendscan.progress import Progress
 
-__all__ = ["MAX_BYTES", "OriginalCheckpoint", "read_checkpoint"]
+__all__ = ["MAX_BYTES", "OriginalCheckpoint", "read_checkpoint", "read_pair"]
 
 MAX_BYTES = 2**30
 """1 GiB, of a file and of what it unfolds to: six times the original's largest checkpoint with its optimiser."""
@@ -40,7 +42,7 @@ class OriginalCheckpoint:
     """What a file holds.
 
     Attributes:
-        name: The file's name, without folders.
+        name: The file's name, without folders, safe to print.
         sha256: Of the file.
         tensors: The state dict; floating-point numbers as float32, all finite.
         others: Names of what else was saved beside it, such as the optimiser.
@@ -73,7 +75,56 @@ def read_checkpoint(path: Path, *, max_bytes: int = MAX_BYTES) -> OriginalCheckp
     state, others = _state_dict(loaded, path)
     _check_size(sum(tensor.numel() * tensor.element_size() for tensor in state.values()), path, max_bytes)
     tensors = {name: _checked(name, tensor, path) for name, tensor in state.items()}
-    return OriginalCheckpoint(path.name, hashlib.sha256(raw).hexdigest(), tensors, others)
+    return OriginalCheckpoint(_plain(path.name), hashlib.sha256(raw).hexdigest(), tensors, others)
+
+
+def read_pair(
+    prior: Path, vqvae: Path | None, progress: Progress
+) -> tuple[dict[str, OriginalCheckpoint], dict[str, dict[str, Tensor]]]:
+    """Read the prior's checkpoint and the VQ-VAE's, which may be inside the prior's.
+
+    Args:
+        prior: The prior's file.
+        vqvae: The VQ-VAE's; None takes the one inside.
+        progress: Told what else the files hold.
+
+    Returns:
+        The checkpoints by network, and the tensors of each network.
+
+    Raises:
+        ModelError: As `read_checkpoint`; or if there is no VQ-VAE, or another one inside than the one given.
+    """
+    checkpoints = {"prior": read_checkpoint(prior)}
+    if vqvae is not None:
+        checkpoints = {"vqvae": read_checkpoint(vqvae), **checkpoints}
+    for checkpoint in checkpoints.values():
+        if checkpoint.others:
+            progress.say(f"{checkpoint.name}: not needed and left: {', '.join(checkpoint.others)}")
+    whole = checkpoints["prior"].tensors
+    wrapped = {name.removeprefix(WRAPPED): tensor for name, tensor in whole.items() if name.startswith(WRAPPED)}
+    own = {name: tensor for name, tensor in whole.items() if not name.startswith(WRAPPED)}
+    if vqvae is None and not wrapped:
+        raise ModelError(
+            "no VQ-VAE", where=prior, code="E_ORIGINAL_NAMES", found=f"no {WRAPPED}…", remedy="give it with --vqvae"
+        )
+    given = checkpoints["vqvae"].tensors if vqvae is not None else wrapped
+    if wrapped:
+        _check_same(wrapped, given, prior)
+    return checkpoints, {"vqvae": given, "prior": own}
+
+
+def _check_same(wrapped: dict[str, Tensor], given: dict[str, Tensor], prior: Path) -> None:
+    """Refuse a prior that learnt the codes of another VQ-VAE."""
+    other = [name for name in wrapped if name not in given or not torch.equal(wrapped[name], given[name])]
+    other += [name for name in given if name not in wrapped]
+    if other:
+        raise ModelError(
+            "the prior contains another VQ-VAE than the one given: it learnt other codes",
+            where=prior,
+            code="E_ORIGINAL_PAIR",
+            found=f"{len(other)} tensors differ, first {other[0][:80]}",
+            remedy="leave out --vqvae to take the one inside",
+        )
 
 
 def _content(path: Path, max_bytes: int) -> bytes:
@@ -127,7 +178,7 @@ def _state_dict(loaded: Any, path: Path) -> tuple[Mapping[str, Tensor], tuple[st
     others: tuple[str, ...] = ()
     state = loaded
     if isinstance(loaded, Mapping) and isinstance(loaded.get(_MODEL), Mapping):
-        state, others = loaded[_MODEL], tuple(sorted(str(key)[:80] for key in loaded if key != _MODEL))
+        state, others = loaded[_MODEL], tuple(sorted(_plain(str(key)[:80]) for key in loaded if key != _MODEL))
     if not isinstance(state, Mapping) or not state:
         raise _no_state_dict(path, type(state).__name__)
     for name, value in state.items():
@@ -152,3 +203,8 @@ def _checked(name: str, tensor: Tensor, path: Path) -> Tensor:
     if not torch.isfinite(plain).all():
         raise ModelError("weights are not finite", where=path, code="E_MODEL_NAN", found=name, remedy=_REMEDY)
     return plain
+
+
+def _plain(name: str) -> str:
+    """Return a name that is safe in Markdown and on a terminal."""
+    return "".join(c if c.isalnum() or c in "._- " else "_" for c in name)
