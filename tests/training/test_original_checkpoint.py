@@ -127,6 +127,15 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kind: str, keep: float) -> 
     assert refusal(path).code == "E_ORIGINAL_FILE"
 
 
+def test_one_flipped_bit_of_a_weight_is_found(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {"w": torch.full((1000,), 0.5)})
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    assert torch.load(path, weights_only=True)["w"].ne(0.5).sum() == 1
+    assert refusal(path).code == "E_ORIGINAL_FILE"
+
+
 @pytest.mark.parametrize("content", [b"", b"\n", b"<html>not found</html>", b"version https://git-lfs", bytes(4096)])
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pt").write_bytes(content)

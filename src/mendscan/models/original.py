@@ -144,18 +144,17 @@ def _needed(fill: Callable[[_Needed], None]) -> _Needed:
 
 
 def _check_fit(tensors: Mapping[str, Tensor], needed: Mapping[str, tuple[int, ...]], where: object) -> None:
-    for names, problem in (
-        ([name for name in needed if name not in tensors], "tensors are missing"),
-        ([name for name in tensors if name not in needed], "tensors are unexpected"),
-    ):
-        if names:
-            raise ModelError(
-                problem,
-                where=where,
-                code="E_ORIGINAL_NAMES",
-                found=f"{len(names)} of {len(needed)}: {', '.join(names[:_SHOWN])}{', …' if names[_SHOWN:] else ''}",
-                remedy="choose the other --preset, or say how the networks differ with --set",
-            )
+    missing = [name for name in needed if name not in tensors]
+    unexpected = [name for name in tensors if name not in needed]
+    if missing or unexpected:
+        raise ModelError(
+            "these are not the network's tensors",
+            where=where,
+            code="E_ORIGINAL_NAMES",
+            found=f"{_first_of(missing, 'missing')}; {_first_of(unexpected, 'unexpected')}",
+            expected=f"{len(needed)} tensors",
+            remedy="choose the other --preset, or say how the networks differ with --set",
+        )
     for name, shape in needed.items():
         found, is_count = tensors[name], name.endswith(("num_batches_tracked", ".mask"))
         if tuple(found.shape) != shape or not (found.is_floating_point() or is_count):
@@ -167,6 +166,11 @@ def _check_fit(tensors: Mapping[str, Tensor], needed: Mapping[str, tuple[int, ..
                 expected=f"{_times(shape)}{'' if is_count else ' floating point'}",
                 remedy="choose the other --preset, or say how the networks differ with --set",
             )
+
+
+def _first_of(names: list[str], what: str) -> str:
+    shown = ", ".join(name[:80] for name in names[:_SHOWN])
+    return f"{len(names)} {what}" + (f": {shown}" if names else "") + (", …" if names[_SHOWN:] else "")
 
 
 def _times(shape: tuple[int, ...]) -> str:

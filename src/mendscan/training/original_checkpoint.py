@@ -130,7 +130,8 @@ def _check_same(wrapped: dict[str, Tensor], given: dict[str, Tensor], prior: Pat
 def _content(path: Path, max_bytes: int) -> bytes:
     try:
         if not path.is_file():
-            raise ModelError("no such file", where=path, code="E_NOT_FOUND", remedy=_REMEDY)
+            problem = "not a file" if path.exists() else "no such file"
+            raise ModelError(problem, where=path, code="E_NOT_FOUND", remedy=_REMEDY)
         _check_size(path.stat().st_size, path, max_bytes)
         return path.read_bytes()
     except OSError as error:
@@ -141,6 +142,8 @@ def _load(raw: bytes, path: Path, max_bytes: int) -> Any:
     if zipfile.is_zipfile(io.BytesIO(raw)):
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             _check_size(sum(member.file_size for member in archive.infolist()), path, max_bytes)
+            if archive.testzip() is not None:  # torch itself does not look at the checksums
+                raise zipfile.BadZipFile
     with torch.serialization.safe_globals([(_Tracker, _TRACKER)]):
         return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
 
