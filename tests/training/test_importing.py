@@ -160,7 +160,8 @@ def test_with_healthy_scans_all_of_them_calibrate(files, scans: Path, tmp_path: 
     assert summary.calibration_scans == 3
     detector = Detector.load(tmp_path / "m", device="cpu")
     calibration = detector.calibration
-    assert calibration.thresholds == summary.thresholds != (7.0, 5.0)
+    assert calibration.thresholds == summary.thresholds
+    assert summary.thresholds != importing.ORIGINAL_THRESHOLDS
     own = [detector.detect(path, maps=False).score for path in find_scans(scans)]
     assert sorted(own) == pytest.approx(calibration.healthy_scores, rel=1e-5)
     new = detector.detect(write_phantoms(tmp_path / "new", 1, seed=77)[0], restorations=1)

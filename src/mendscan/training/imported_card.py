@@ -29,7 +29,7 @@ def imported_card(
     measured = "; ".join(f"{meaning}: {value:.4g}" for meaning, value in figures.items())
     calibrated = (
         f"Calibrated on {scans} healthy scans, none of which may be one that the networks were trained on\n"
-        f"(the smallest possible p-value is {1 / (scans + 1):.3g}).  Measured: {measured}."
+        f"(the smallest possible p-value is {1 / (scans + 1):.3g}).\nMeasured: {measured}."
     )
     return f"""# A mendscan model with imported weights
 
