@@ -149,6 +149,8 @@ def test_a_missing_section_is_named() -> None:
     [
         ({"preparation__shape_XYZ": [162, 160, 256]}, "not divisible by the network's down-sampling"),
         ({"preparation__shape_XYZ": [168, 168, 256]}, "not divisible by prior.attention_downsampling"),
+        ({"vqvae__stem_padding": False, "vqvae__channels": [16, 32, 64]}, "loses positions of the latent grid"),
+        ({"vqvae__stem_padding": False, "vqvae__down_kernel": 4}, "loses positions of the latent grid"),
         ({"preparation__fit": "resample"}, "spacing_mm is missing"),
         ({"preparation__training_margin_slices": 128}, "leaves no slice to train on"),
         ({"preparation__intensity_range": [1.0, 1.0]}, "intensity_range is no range"),
@@ -170,6 +172,8 @@ def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any]
         {"preparation__shape_XYZ": [176, 160, 5], "preparation__training_margin_slices": 2},
         {"preparation__slice_axis": "X", "preparation__shape_XYZ": [41, 160, 64]},
         {"preparation__fit": "resample", "preparation__spacing_mm": [1, 1, 2.5]},
+        {"vqvae__stem_padding": False},
+        {"vqvae__stem_padding": False, "vqvae__stem_kernel": 3, "vqvae__channels": [16, 32, 64]},
         {"preparation__shape_XYZ": [168, 168, 256], "prior__attention_downsampling": 1},
         {"augmentation__scale_range": [1.0, 1.0]},
         {"training__validation_fraction": 0.5, "training__calibration_fraction": 0.4},
@@ -184,9 +188,9 @@ def test_shapes_follow_the_slice_axis() -> None:
         axis: override(BRAIN, ["preparation.shape_XYZ=64,80,96", f"preparation.slice_axis={axis}"]) for axis in "XYZ"
     }
     assert {axis: (s.slices, s.slice_shape) for axis, s in along.items()} == {
-        "X": (64, (80, 96)),
-        "Y": (80, (64, 96)),
-        "Z": (96, (64, 80)),
+        "X": (64, (96, 80)),
+        "Y": (80, (96, 64)),
+        "Z": (96, (80, 64)),
     }
     assert along["X"].latent_shape == (10, 12)
 

@@ -18,6 +18,7 @@ NOT_THE_PAPERS = {
     "training.steps": "follows from epochs",
     "training.validation_fraction": "of the deviations",
     "training.calibration_fraction": "of the deviations",
+    "training.choose_detection": "for the standardised map only",
     "detection.evidence": "for the standardised map only",
     "detection.residual_sigma": "for the standardised map only",
     "detection.nll_sigma": "for the standardised map only",

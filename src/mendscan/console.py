@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mendscan.evaluation.official import OfficialFigure
     from mendscan.evaluation.strata import Stratum
     from mendscan.training.budget import EpochEstimate
+    from mendscan.training.importing import ImportSummary
     from mendscan.training.trainer import TrainingSummary
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "show_evaluation",
     "show_import",
     "show_official",
+    "show_original",
     "show_plan",
     "show_suite",
     "show_training",
@@ -146,6 +148,27 @@ def show_training(summary: TrainingSummary) -> None:
         + (f"   self-made faults found AP {figures['holdout_fault_ap']:.3f}" if "holdout_fault_ap" in figures else "")
     )
     console.print(f"model: [bold]{escape(str(summary.model))}[/bold] (see README.md, plan.json, curves.png in it)")
+
+
+def show_original(summary: ImportSummary) -> None:
+    """Print what was imported, and whether it is calibrated."""
+    thresholds, scans = summary.thresholds, summary.calibration_scans
+    for file in summary.files:
+        console.print(f"{file['network']:<6} {file['name']}  SHA-256 {file['sha256'][:16]}…", markup=False)
+    weights = ", ".join(f"{name} {count:,}" for name, count in summary.parameters.items())
+    stem = "with" if summary.settings.vqvae.stem_padding else "without"
+    console.print(f"weights: {weights}; first convolution {stem} padding, as told: no tensor could tell")
+    for meaning, value in summary.figures.items():
+        console.print(f"{meaning}: {value:.4f}")
+    console.print(f"λ_s {thresholds.score:.3g} nats, λ_p {thresholds.restoration:.3g} nats", end="")
+    if scans:
+        console.print(f", learnt from {scans} healthy scans; the smallest possible p-value is {1 / (scans + 1):.3g}")
+    else:
+        console.print(", set by hand in the original")
+        unsaid = "every p-value will be 1 and no finding is named; give --healthy to calibrate"
+        console.print(f"[bold yellow]not calibrated[/]: {unsaid}")
+    console.print(f"model: [bold]{escape(str(summary.model))}[/bold] (see README.md, plan.json in it)")
+    console.print("[dim]Research use only; not a medical device.[/dim]")
 
 
 def show_detection(rows: Sequence[dict[str, Any]], results: Path) -> None:

@@ -98,6 +98,25 @@ def test_an_even_stem_of_stride_one_is_refused() -> None:
         override(PRESETS["brain"], ["vqvae.stem_kernel=4"])
 
 
+@pytest.mark.parametrize(("preset", "grid"), [("brain", (20, 20)), ("abdomen", (10, 10))])
+def test_a_stem_without_padding_sees_less_and_keeps_the_grid(preset: str, grid: tuple[int, int]) -> None:
+    settings = PRESETS[preset].vqvae.model_copy(update={"stem_padding": False})
+    vqvae = VQVAE(settings).eval()
+    assert vqvae.encoder[0](torch.zeros(1, 2, 160, 160)).shape[2:] == (154, 154)
+    assert settings.encoded(160) == grid[0]
+    assert_shapes(vqvae, 160, 160, grid)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("pixels", [16, 17, 24, 31])
+@pytest.mark.parametrize(("stride", "kernel", "down"), [(1, 7, 5), (1, 3, 4), (2, 4, 4), (2, 5, 3)])
+def test_settings_know_what_the_encoder_returns(stride: int, kernel: int, down: int, pixels: int, padded: bool) -> None:
+    vqvae = small(stem_stride=stride, stem_kernel=kernel, down_kernel=down, stem_padding=padded)
+    with torch.inference_mode():
+        latents = vqvae.encode(torch.zeros(1, pixels, pixels), torch.zeros(1))
+    assert latents.shape[2:] == (vqvae.settings.encoded(pixels),) * 2
+
+
 @pytest.mark.parametrize("changes", [{"norm": "batch"}, {"stem_blocks": 0}, {"dropout": 0.5}, {"channels": (8,)}])
 def test_other_settings(changes: dict[str, Any]) -> None:
     vqvae = small(**changes)

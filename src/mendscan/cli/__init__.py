@@ -1,6 +1,6 @@
 """The commands: parse, call, print.  One module for each part of the work; help lists them in this order."""
 
-from mendscan.cli import detector, mood, trials
+from mendscan.cli import detector, mood, original, trials
 from mendscan.cli.app import app, main
 
-__all__ = ["app", "detector", "main", "mood", "trials"]
+__all__ = ["app", "detector", "main", "mood", "original", "trials"]

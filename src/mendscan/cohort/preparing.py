@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, Shaped
 from numpy.typing import NDArray
 
 from mendscan.config import PreparationSettings
@@ -29,6 +29,7 @@ class Prepared:
         foreground_SHW: Where the scan shows something: all that it covers, less the background where the plan has one.
         grid: The way between the model grid and the scan's own.
         slice_axis: Which axis of the model grid comes first.
+        slice_view: How the other two axes lie in a slice, as in the settings.
         intensity_scale: Scan intensity per unit of prepared intensity.
     """
 
@@ -37,6 +38,7 @@ class Prepared:
     grid: Grid
     slice_axis: str
     intensity_scale: float
+    slice_view: str = "array"
 
     @property
     def positions_S(self) -> Float32[np.ndarray, " S"]:
@@ -51,7 +53,8 @@ class Prepared:
             at: Indices of the slices given, ascending; those between are interpolated.
         """
         every = values_SHW if at is None else _between_slices(values_SHW, at, len(self.slices_SHW))
-        return self.grid.to_source(np.moveaxis(every, 0, "XYZ".index(self.slice_axis)).astype(np.float32))
+        first_axes = every[:, ::-1].swapaxes(1, 2) if self.slice_view == "image" else every
+        return self.grid.to_source(np.moveaxis(first_axes, 0, "XYZ".index(self.slice_axis)).astype(np.float32))
 
     def restored_scan(
         self, volume: Volume, restored_SHW: MapSHW, *, at: Int[np.ndarray, " n"] | None = None
@@ -84,11 +87,8 @@ def prepare(volume: Volume, settings: PreparationSettings) -> Prepared:
     normalised_XYZ, scale = _RECIPES[settings.intensity](model_XYZ, covered_XYZ, settings, volume.name)
     background_XYZ = model_XYZ <= foreground_threshold(model_XYZ, settings.background_below)
     foreground_XYZ = covered_XYZ & ~background_XYZ if settings.background_below else covered_XYZ
-    slices, foreground = (
-        np.ascontiguousarray(np.moveaxis(values, "XYZ".index(settings.slice_axis), 0))
-        for values in (normalised_XYZ, foreground_XYZ)
-    )
-    return Prepared(slices, foreground, grid, settings.slice_axis, scale)
+    slices, foreground = (_cut(values, settings) for values in (normalised_XYZ, foreground_XYZ))
+    return Prepared(slices, foreground, grid, settings.slice_axis, scale, settings.slice_view)
 
 
 def slice_positions(slices: int) -> Float32[np.ndarray, " S"]:
@@ -111,6 +111,12 @@ def foreground_threshold(voxels_XYZ: Float[np.ndarray, "X Y Z"], background_belo
     """Return the intensity below which a voxel is background: a fraction of the scan's robust range."""
     low, high = np.percentile(voxels_XYZ, (0.5, 99.5))
     return float(low + background_below * (high - low))
+
+
+def _cut(values_XYZ: Shaped[np.ndarray, "X Y Z"], settings: PreparationSettings) -> Shaped[np.ndarray, "S H W"]:
+    """Return a model grid as slices; `Prepared.to_scan` is the way back."""
+    slices = np.moveaxis(values_XYZ, "XYZ".index(settings.slice_axis), 0)
+    return np.ascontiguousarray(slices.swapaxes(1, 2)[:, ::-1] if settings.slice_view == "image" else slices)
 
 
 def _grid_for(volume: Volume, settings: PreparationSettings) -> Grid:

@@ -122,6 +122,15 @@ def _check_shapes(settings: Settings, where: object) -> None:
             found=settings.vqvae.stem_kernel,
             expected="an odd one, or vqvae.stem_stride=2",
         )
+    encoded = tuple(settings.vqvae.encoded(pixels) for pixels in settings.slice_shape)
+    if encoded != settings.latent_shape:
+        raise SettingsError(
+            "the encoder loses positions of the latent grid at the border",
+            where=where,
+            found="×".join(map(str, encoded)),
+            expected="×".join(map(str, settings.latent_shape)),
+            remedy="set vqvae.stem_padding=true, or add a down-sampling level",
+        )
     step = settings.prior.attention_downsampling
     if any(n % step for n in settings.latent_shape):
         raise SettingsError(

@@ -22,6 +22,7 @@ PRESETS: dict[str, Settings] = {
         preparation=PreparationSettings(
             shape_XYZ=(160, 160, 256),
             fit="resize",
+            slice_view="image",
             intensity="foreground",
             training_margin_slices=20,
             scored_slices=32,
@@ -32,7 +33,9 @@ PRESETS: dict[str, Settings] = {
     ),
     "abdomen": Settings(
         preset="abdomen",
-        preparation=PreparationSettings(shape_XYZ=(160, 160, 256), fit="resize", intensity="range", scored_slices=32),
+        preparation=PreparationSettings(
+            shape_XYZ=(160, 160, 256), fit="resize", slice_view="image", intensity="range", scored_slices=32
+        ),
         vqvae=VqvaeSettings(channels=(16, 32, 64, 128, 256), second_norm="after", dropout=0.1),
         prior=PriorSettings(first_kernel=3, attention_downsampling=1),
         training=_TRAINING,

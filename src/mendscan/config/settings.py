@@ -45,6 +45,9 @@ class PreparationSettings(_Frozen):
     """Voxel size of the model grid in mm, for ``resample``."""
     slice_axis: Literal["X", "Y", "Z"] = "Z"
     """The axis that is cut into slices; Z gives axial slices."""
+    slice_view: Literal["array", "image"] = "array"
+    """``array``: rows and columns of a slice are the two other axes, in RAS+ order.  ``image``: as on a screen, the
+    second of them upwards and the first to the right (the original's networks saw slices so)."""
     intensity: Literal["foreground", "robust", "range"]
     """``foreground``: background to 0, the rest standardised by the volume's own foreground (the paper, brain).
     ``robust``: standardised by the mean and spread of the foreground between its 1st and 99th percentile.
@@ -105,6 +108,8 @@ class VqvaeSettings(_Frozen):
     """Pixels along one side of the first convolution."""
     stem_stride: Literal[1, 2] = 1
     """2 halves the resolution in the first convolution already (the paper: 1)."""
+    stem_padding: bool = True
+    """Zeros around a slice, so that the first convolution keeps its size (the original: none)."""
     down_kernel: Positive = 5
     """Pixels along one side of a down-sampling convolution."""
     up_kernel: Positive = 6
@@ -127,6 +132,14 @@ class VqvaeSettings(_Frozen):
     def downsampling(self) -> int:
         """Pixels of a slice per position of the latent grid, along one axis."""
         return int(self.stem_stride * 2 ** (len(self.channels) - 1))
+
+    def encoded(self, pixels: int) -> int:
+        """Return how many positions of the latent grid the encoder makes of a slice's pixels, along one axis."""
+        lost = self.stem_kernel - 2 * ((self.stem_kernel - 1) // 2 if self.stem_padding else 0)
+        size = (pixels - lost) // self.stem_stride + 1
+        for _ in self.channels[1:]:
+            size = (size + 2 * ((self.down_kernel - 1) // 2) - self.down_kernel) // 2 + 1
+        return size
 
 
 class CodebookSettings(_Frozen):
@@ -288,10 +301,10 @@ class Settings(_Frozen):
     @property
     def slice_shape(self) -> tuple[int, int]:
         """(H, W): pixels of a slice, the model grid without its slice axis."""
-        height, width = (
+        first, second = (
             n for n, axis in zip(self.preparation.shape_XYZ, "XYZ", strict=True) if axis != self.slice_axis
         )
-        return height, width
+        return (second, first) if self.preparation.slice_view == "image" else (first, second)
 
     @property
     def shape_SHW(self) -> tuple[int, int, int]:

@@ -196,7 +196,8 @@ def _healthy_thresholds(calibration: Calibration, options: _Options, progress: P
     except SettingsError as error:
         if error.code != "E_TOO_FEW_SCANS":
             raise
-        progress.say(f"no scan is flagged: {error}")
+        uncalibrated = "the model is not calibrated: every p-value is 1, and no scan is flagged"
+        progress.say(f"no scan is flagged: {error}" if scans else uncalibrated)
     if count is not None:
         finding_threshold = calibration.finding_threshold(false_positives_per_scan=count)
     return {

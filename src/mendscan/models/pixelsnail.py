@@ -23,7 +23,7 @@ from mendscan.models.masked import CodeConv, MaskedConv
 from mendscan.models.memory import Memory
 from mendscan.models.products import Product
 
-__all__ = ["PixelSNAIL", "PriorSteps"]
+__all__ = ["PixelSNAIL", "PriorSteps", "places_of"]
 
 
 class SnailBlock(CausalLayer):
@@ -150,7 +150,7 @@ class PixelSNAIL(CausalLayer):
             position_B: Slice coordinate in [-0.5, 0.5].
         """
         x = self.first(codes_Bhw)
-        places = _places(x).expand(len(x), -1, -1, -1)
+        places = places_of(x).expand(len(x), -1, -1, -1)
         for block in self.blocks:
             x = block(x, position_B, places)
         return self.logits(elu(self.head(elu(x))))
@@ -179,7 +179,7 @@ class PriorSteps:
 
     def __init__(self, prior: PixelSNAIL, memory: Memory, height: int, width: int) -> None:
         self._memory = memory
-        places = _places(torch.empty(1, 1, height, width, device=memory.device, dtype=memory.dtype))[0]
+        places = places_of(torch.empty(1, 1, height, width, device=memory.device, dtype=memory.dtype))[0]
         self._first = prior.first.incremental(memory, height, width)
         blocks = cast("list[SnailBlock]", list(prior.blocks))
         self._blocks = [block.incremental(memory, places) for block in blocks]
@@ -210,7 +210,7 @@ class PriorSteps:
         self._first.write(row, column, codes_n)
 
 
-def _places(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "1 2 h w"]:
+def places_of(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "1 2 h w"]:
     """Return the row and column of each position, in [-0.5, 0.5)."""
     height, width = x.shape[-2:]
     rows = (torch.arange(height, device=x.device, dtype=x.dtype) - height / 2) / height

@@ -29,6 +29,7 @@ class VQVAE(nn.Module):
     The encoder is a stem convolution, then per level gated residual blocks and a stride-2 convolution, then one more
     block; the decoder mirrors it with transposed convolutions.  The slice coordinate is an extra input channel of
     both.  Unlike the paper, the stem may have stride 2 and the norm may be by groups; the presets keep the paper's.
+    Without padding in the stem the encoder may see a border less than the decoder draws; the latent grid is the same.
     """
 
     def __init__(self, settings: VqvaeSettings) -> None:
@@ -89,8 +90,9 @@ def _level_blocks(settings: VqvaeSettings, level: int) -> list[nn.Module]:
 
 def _encoder_layers(settings: VqvaeSettings) -> list[nn.Module]:
     widths, kernel = settings.channels, settings.stem_kernel
+    padding = (kernel - 1) // 2 if settings.stem_padding else 0
     layers: list[nn.Module] = [
-        nn.Conv2d(2, widths[0], kernel, stride=settings.stem_stride, padding=(kernel - 1) // 2),
+        nn.Conv2d(2, widths[0], kernel, stride=settings.stem_stride, padding=padding),
         make_norm(settings.norm, widths[0]),
     ]
     for level, width in enumerate(widths[1:]):

@@ -166,6 +166,10 @@ def recalibrate(
         raise ModelError("there is a model already", where=target, code="E_EXISTS", remedy="name another folder")
     bundle, on = load_bundle(source), choose_device(device)
     plan, split = (json.loads((source / name).read_text(encoding="utf-8")) for name in ("plan.json", "split.json"))
+    if not split["calibration"]:
+        raise ModelError(
+            "the model has no calibration scans", where=source, remedy="import its weights again, with --healthy"
+        )
     settings = override(bundle.settings, assignments)
     if settings != bundle.settings.model_copy(update={"detection": settings.detection}):
         raise SettingsError("only settings of detection can change in a trained model", found=list(assignments))

@@ -140,7 +140,9 @@ def _soft_dice(probability_BSHW: Tensor, label_BSHW: Tensor) -> Float[Tensor, " 
 
 def _axes(settings: Settings) -> str:
     """Return the axes of a scan in the order of its array: the slice axis first."""
-    return settings.slice_axis + "".join(axis for axis in "XYZ" if axis != settings.slice_axis)
+    first, second = (axis for axis in "XYZ" if axis != settings.slice_axis)
+    in_plane = second + first if settings.preparation.slice_view == "image" else first + second
+    return settings.slice_axis + in_plane
 
 
 def _aspect(settings: Settings) -> tuple[float, float, float]:

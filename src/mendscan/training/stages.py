@@ -111,7 +111,9 @@ class SliceData:
     @property
     def _flip_axis(self) -> int | None:
         """Which axis of a batch runs left to right: X is the first of the slice's axes, unless it is cut."""
-        return None if self.settings.slice_axis == "X" else 1
+        if self.settings.slice_axis == "X":
+            return None
+        return 2 if self.settings.preparation.slice_view == "image" else 1
 
 
 @dataclass(frozen=True, eq=False)
