@@ -26,7 +26,7 @@ def shown_slice(values_XYZ: Shaped[np.ndarray, "X Y Z"], axis: int, index: int) 
     return np.take(values_XYZ, index, axis=axis).T
 
 
-def label_sides(place: Any, slice_axis: str, *, size: float = 8, colour: str = "white") -> None:
+def label_sides(place: Any, slice_axis: str, *, size: float = 8.0, colour: str = "white") -> None:
     """Write onto a picture what lies to its sides: L, R, A, P, S or I."""
     _, left, right, above, below = PLANES[slice_axis]
     style = {"color": colour, "fontsize": size, "transform": place.transAxes, "ha": "center", "va": "center"}
