@@ -87,7 +87,7 @@ def draw_intensities(volumes: Sequence[Volume], prepared: Sequence[Prepared]) ->
 
 
 def draw_anomalies(cohort: LabelledCohort, *, columns: int = 5) -> Figure:
-    """Draw each anomaly of a labelled cohort in the axial slice through its centre, outlined by its label.
+    """Draw each anomaly of a labelled cohort in the axial slice through its centre, with every label outlined.
 
     A whole-scan artefact has no place and no outline: the middle slice is shown.
     """
@@ -107,7 +107,7 @@ def draw_anomalies(cohort: LabelledCohort, *, columns: int = 5) -> Figure:
             place.contour(shown_slice(label_XYZ, 2, index), levels=[0.5], colors=_LABEL, linewidths=0.9)
         label_sides(place, "Z", size=7.0, colour="#7fb3ff")
         place.set_title(_anomaly_title(case, anomaly), color="#cccccc", fontsize=8)
-    figure.supxlabel(f"outlined: the label; simulated, for evaluation only; {_NOTICE}", color="#cccccc", fontsize=8)
+    figure.supxlabel(f"outlined: the labels; simulated, for evaluation only; {_NOTICE}", color="#cccccc", fontsize=8)
     return figure
 
 
