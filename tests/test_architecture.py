@@ -24,7 +24,7 @@ LAYERS = (
     {"report"},
     {"benchmark"},
     {"console"},
-    {"demo", "exits", "options"},
+    {"demo", "exits", "options", "tutorial"},
     {"cli"},
     {"__main__", "__init__"},
 )

@@ -192,7 +192,7 @@ def test_shapes_follow_the_slice_axis() -> None:
         "Y": (80, (96, 64)),
         "Z": (96, (80, 64)),
     }
-    assert along["X"].latent_shape == (10, 12)
+    assert along["X"].latent_shape == (12, 10)
 
 
 # Frozen

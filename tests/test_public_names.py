@@ -8,6 +8,7 @@ PUBLIC = [
     "Detector",
     "Finding",
     "MendscanError",
+    "Samples",
     "ScoreHistogram",
     "TrainingSummary",
     "Volume",
@@ -15,6 +16,7 @@ PUBLIC = [
     "detect_folder",
     "evaluate_folder",
     "read_volume",
+    "sample",
     "train",
     "volume_from_array",
 ]

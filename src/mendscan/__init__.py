@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mendscan.detection.batch import detect_folder
     from mendscan.detection.detector import Detector
+    from mendscan.detection.sampling import Samples, sample
     from mendscan.errors import MendscanError
     from mendscan.evaluation.folders import evaluate_folder
     from mendscan.evaluation.histograms import ScoreHistogram
@@ -36,6 +37,7 @@ __all__ = [
     "Detector",
     "Finding",
     "MendscanError",
+    "Samples",
     "ScoreHistogram",
     "TrainingSummary",
     "Volume",
@@ -43,6 +45,7 @@ __all__ = [
     "detect_folder",
     "evaluate_folder",
     "read_volume",
+    "sample",
     "train",
     "volume_from_array",
 ]
@@ -52,12 +55,14 @@ _HOMES = {
     "Detector": "mendscan.detection.detector",
     "Finding": "mendscan.results",
     "MendscanError": "mendscan.errors",
+    "Samples": "mendscan.detection.sampling",
     "ScoreHistogram": "mendscan.evaluation.histograms",
     "TrainingSummary": "mendscan.training.trainer",
     "Volume": "mendscan.volumes.volume",
     "detect_folder": "mendscan.detection.batch",
     "evaluate_folder": "mendscan.evaluation.folders",
     "read_volume": "mendscan.volumes.reading",
+    "sample": "mendscan.detection.sampling",
     "train": "mendscan.training.trainer",
     "volume_from_array": "mendscan.volumes.volume",
 }

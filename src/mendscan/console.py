@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mendscan.cohort.labelled_cohort import LabelledCohort
     from mendscan.cohort.mood import MoodImport
     from mendscan.cohort.planning import Plan
+    from mendscan.detection.sampling import Samples
     from mendscan.evaluation.bootstrap import Difference, Interval
     from mendscan.evaluation.metrics import Evaluation
     from mendscan.evaluation.official import OfficialFigure
@@ -49,6 +50,7 @@ __all__ = [
     "show_official",
     "show_original",
     "show_plan",
+    "show_samples",
     "show_suite",
     "show_training",
 ]
@@ -195,6 +197,14 @@ def show_detection(rows: Sequence[dict[str, Any]], results: Path) -> None:
         console.print(f"… and {len(done) - _ROWS_SHOWN} more in scores.csv")
     console.print(f"results: [bold]{escape(str(results))}[/bold] (scores.csv, findings.csv, maps, restored, figures)")
     console.print("[dim]Research use only: a score means unlikely under the healthy training scans, not disease.[/dim]")
+
+
+def show_samples(samples: Samples, path: Path) -> None:
+    """Print what was sampled."""
+    first, last = samples.position_n.min(), samples.position_n.max()
+    where = f"at slice coordinate {first:.3f}" if first == last else f"at slice coordinates {first:.3f} to {last:.3f}"
+    console.print(f"{len(samples.position_n)} slices {where}: [bold]{escape(str(path))}[/bold]")
+    console.print("[dim]Research use only: samples of what the model has learnt, not scans of anyone.[/dim]")
 
 
 def show_evaluation(evaluation: Evaluation) -> None:

@@ -75,6 +75,22 @@ class LabelledCohort:
     scans: tuple[Path, ...]
     anomalies: Mapping[str, tuple[Anomaly, ...]]
 
+    def strongest(self, kind: str | None = None) -> tuple[str, Anomaly]:
+        """Return the local anomaly that changes its voxels most, and before it the name of its case.
+
+        Args:
+            kind: Only of this kind; None = of any.
+
+        Raises:
+            SettingsError: If there is none.
+        """
+        local = [(name, one) for name, added in self.anomalies.items() for one in added if one.scope == "local"]
+        chosen = [(name, one) for name, one in local if kind in (None, one.kind)]
+        if not chosen:
+            kinds = ", ".join(sorted({one.kind for _, one in local})) or "a cohort with local anomalies"
+            raise SettingsError("no such anomaly in the cohort", where="kind", found=kind, expected=kinds)
+        return max(chosen, key=lambda pair: pair[1].strength)
+
 
 def write_labelled_cohort(
     scans: Sequence[Path],

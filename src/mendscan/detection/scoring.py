@@ -13,7 +13,14 @@ from torch import Tensor
 
 from mendscan.shapes import MapSHW
 
-__all__ = ["WeightedRestoration", "clipped_nll_score", "nll_map", "pooled_residual", "weigh_restorations"]
+__all__ = [
+    "WeightedRestoration",
+    "clipped_nll_score",
+    "nll_map",
+    "pooled_residual",
+    "restoration_weights",
+    "weigh_restorations",
+]
 
 
 class WeightedRestoration(NamedTuple):
@@ -57,8 +64,6 @@ def weigh_restorations(
 ) -> WeightedRestoration:
     """Combine the restorations of a slice: those that drifted away count less.
 
-    φ_j = softmax_j(temperature / mean |y − r_j|), y the slice and r_j its restorations.
-
     Args:
         slice_HW: y.
         restorations_RHW: r_1 … r_R.
@@ -69,12 +74,27 @@ def weigh_restorations(
         >>> weigh_restorations(y, torch.tensor([[[0.1, 0.1]], [[5.0, 5.0]]]), temperature=3.0).residual_HW
         tensor([[0.1000, 0.1000]])
     """
+    weight_R = restoration_weights(slice_HW, restorations_RHW, temperature=temperature)
     apart_RHW = (slice_HW - restorations_RHW).abs()
-    drift_R = reduce(apart_RHW, "R H W -> R", "mean").clamp_min(1e-6)
-    weight_R = torch.softmax(temperature / drift_R, dim=0)
     return WeightedRestoration(
         torch.einsum("r,rhw->hw", weight_R, restorations_RHW), torch.einsum("r,rhw->hw", weight_R, apart_RHW)
     )
+
+
+def restoration_weights(
+    slice_HW: Float[Tensor, "H W"], restorations_RHW: Float[Tensor, "R H W"], *, temperature: float
+) -> Float[Tensor, " R"]:
+    """Return how much each restoration of a slice counts; the weights sum to 1.
+
+    φ_j = softmax_j(temperature / mean |y − r_j|), y the slice and r_j its restorations.
+
+    Args:
+        slice_HW: y.
+        restorations_RHW: r_1 … r_R.
+        temperature: Sharpness of the weights; 0 = all alike (the paper: 3).
+    """
+    drift_R = reduce((slice_HW - restorations_RHW).abs(), "R H W -> R", "mean").clamp_min(1e-6)
+    return torch.softmax(temperature / drift_R, dim=0)
 
 
 def pooled_residual(residual_SHW: MapSHW, *, min_pool: int, mean_pool_SHW: tuple[int, int, int]) -> MapSHW:

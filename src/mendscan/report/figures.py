@@ -9,18 +9,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from mendscan.report.planes import PLANES, label_sides, shown_slice
 from mendscan.results import FIGURES, Detection
 from mendscan.volumes.writing import make_folder, write_bytes
 
 __all__ = ["draw_detection", "save_figure"]
 
 _ROWS = 3
-_PLANES = {
-    "X": ("sagittal", "P", "A", "S", "I"),
-    "Y": ("coronal", "L", "R", "S", "I"),
-    "Z": ("axial", "L", "R", "A", "P"),
-}
-"""For each cut axis: the plane, and what lies left, right, above and below when the picture shows RAS+ as it is."""
 _MAP_COLOURS = "inferno"
 """Reads in greyscale and for colour-blind readers."""
 
@@ -49,7 +44,7 @@ def draw_detection(detection: Detection) -> Any:
     aspect = _aspect(detection, axis)
     for axes, index in zip(rows, chosen, strict=True):
         scan, restored, found = (
-            _picture(values, axis, index) for values in (detection.volume.voxels_XYZ, restored_XYZ, map_XYZ)
+            shown_slice(values, axis, index) for values in (detection.volume.voxels_XYZ, restored_XYZ, map_XYZ)
         )
         grey = {"cmap": "gray", "vmin": low, "vmax": high, "origin": "lower", "aspect": aspect}
         for place, picture in zip(axes, (scan, restored, scan), strict=True):
@@ -84,21 +79,14 @@ def worst_slices(map_XYZ: Float[np.ndarray, "X Y Z"], axis: int, *, count: int) 
     return sorted(chosen)
 
 
-def _picture(values_XYZ: Float[np.ndarray, "X Y Z"], axis: int, index: int) -> Float[np.ndarray, "rows columns"]:
-    return np.take(values_XYZ, index, axis=axis).T
-
-
 def _aspect(detection: Detection, axis: int) -> float:
     across, up = (mm for other, mm in enumerate(detection.volume.spacing_mm) if other != axis)
     return up / across
 
 
 def _label(place: Any, slice_axis: str, index: int) -> None:
-    plane, left, right, above, below = _PLANES[slice_axis]
-    style = {"color": "white", "fontsize": 8, "transform": place.transAxes, "ha": "center", "va": "center"}
-    for x, y, text in ((0.03, 0.5, left), (0.97, 0.5, right), (0.5, 0.97, above), (0.5, 0.03, below)):
-        place.text(x, y, text, **style)
-    place.text(0.02, 1.02, f"{plane} {index}", color="#bbbbbb", fontsize=8, transform=place.transAxes)
+    label_sides(place, slice_axis)
+    place.text(0.02, 1.02, f"{PLANES[slice_axis][0]} {index}", color="#bbbbbb", fontsize=8, transform=place.transAxes)
 
 
 def _caption(detection: Detection) -> str:
