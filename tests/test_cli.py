@@ -70,6 +70,9 @@ OPTIONS = {
         "help",
     },
     "demo": {"output", "minutes", "debug", "help"},
+    "mood-submission": {"model", "brain", "abdomen", "output", "debug", "help"},
+    "mood-check": {"input", "output", "minutes-per-case", "debug", "help"},
+    "mood-predict": {"mode", "model", "input", "output", "seed", "device", "workers", "debug", "help"},
 }
 
 
