@@ -16,7 +16,7 @@ MAP_SCALE = 64.0
 """Healthy thresholds that the challenge's map shows as 0.5; a power of two, which float32 scales exactly.
 
 The challenge reads maps as float16, which has 1024 values from 0.5 to 1 and as many in each octave below.  With the
-healthy threshold at 0.5, evidence from 1 to 1000 thresholds has 1022 values, and all above 2000 is the same; with the
+healthy threshold at 0.5, evidence from 1 to 1000 thresholds has 1023 values, and above 2000 all is the same; with the
 threshold at 1 / 65 it has 6000, and up to 64 thresholds two voxels that differ by 0.1 % are told apart.
 """
 SCORE_SCALE = 64.0
