@@ -16,7 +16,6 @@ import numpy as np
 
 from mendscan.detection.detector import Detector
 from mendscan.errors import GeometryError, MendscanError, ScanError, WriteError
-from mendscan.parallel import available_cores
 from mendscan.progress import Progress, Silent
 from mendscan.submission.challenge import Mode, cases_in, prediction_name
 from mendscan.submission.ranks import challenge_map, challenge_score
@@ -103,7 +102,7 @@ class _Predictor:
 
     @cached_property
     def on_cpu(self) -> Detector:
-        return Detector.load(self.model, device="cpu", workers=self.workers or available_cores())
+        return Detector.load(self.model, device="cpu", workers=self.workers)
 
     def write(self, scan: Path, target: Path, mode: Mode) -> None:
         volume = read_volume(scan)

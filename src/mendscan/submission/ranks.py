@@ -23,7 +23,7 @@ SCORE_SCALE = 64.0
 """Healthy spreads above the healthy median that the challenge's score shows as 0.75: far ones stay apart as float32."""
 
 
-def challenge_map(ranking: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+def challenge_map(ranking: Float32[np.ndarray, "n *shape"]) -> Float32[np.ndarray, "n *shape"]:
     """Spread a ranking map over the values that float16 has; the order stays.
 
     With r = m / (1 − m), the evidence in healthy thresholds, the result is r / (r + `MAP_SCALE`).
@@ -38,8 +38,11 @@ def challenge_map(ranking: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray,
         >>> challenge_map(np.array([0.0, 0.5, 64 / 65], np.float32)).round(4).tolist()
         [0.0, 0.015399999916553497, 0.5]
     """
-    exact = ranking.astype(np.float64)
-    return (exact / (exact + MAP_SCALE * (1.0 - exact))).astype(np.float32)
+    spread = np.empty_like(ranking)
+    for index, given in enumerate(ranking):  # slice by slice: a whole scan in float64 would be large
+        exact = given.astype(np.float64)
+        spread[index] = exact / (exact + MAP_SCALE * (1.0 - exact))
+    return spread
 
 
 def challenge_score(score: float, healthy_scores: Sequence[float]) -> float:
