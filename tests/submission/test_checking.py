@@ -199,6 +199,7 @@ def test_wrong_scores(fake: Fake, text: str, problem: str) -> None:
         ('echo x >> "$1"/toy_0.nii.gz', "wrote outside of its predictions: toy/toy_0.nii.gz"),
         ('rm "$1"/toy_2.nii.gz', "wrote outside of its predictions: toy/toy_2.nii.gz"),
         ('echo x > "$here"/log', "wrote outside of its predictions: fake/log"),
+        ('mkdir "$1"/cache', "wrote outside of its predictions: toy/cache/"),
         ('ln -s x "$here"/log', "wrote outside of its predictions: fake/log"),
     ],
 )
@@ -283,6 +284,8 @@ def test_other_folders_are_refused(fake: Fake, tmp_path: Path) -> None:
     folder, toys = fake()
     with pytest.raises(ResultsError, match="not a submission"):
         check(tmp_path, toys)
+    with pytest.raises(ResultsError, match="a folder of their own"):
+        check_submission(folder, toys, predictions=toys / "brain" / "toy")
     with pytest.raises(ResultsError, match="no toy cases for brain"):
         check(folder, tmp_path / "nowhere")
     next(folder.glob("*.whl")).unlink()

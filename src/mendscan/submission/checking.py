@@ -166,12 +166,14 @@ def _check_script(
     room: Room, submission: Path, toy: Toy, anatomy: Anatomy, mode: Mode, target: Path, limit_seconds: float
 ) -> ScriptCheck:
     script, scans = submission / script_name(mode, anatomy), cases_in(toy.scans)
-    if any(target.iterdir()):
-        raise ResultsError("there are files already", where=target, remedy="name another folder for predictions")
+    if any(target.iterdir()) or target.is_relative_to(submission) or target.is_relative_to(toy.scans):
+        raise ResultsError(
+            "predictions need a folder of their own, without files", where=target, remedy="name another folder"
+        )
     if not script.is_file():
         return ScriptCheck(script.name, 0.0, (), ("the script is missing",), (), None)
     watched = (submission, toy.scans, *room.watched)
-    before = [digests(place) for place in watched]
+    before = [_snapshot(place) for place in watched]
     run = watch(
         room.command(script, toy.scans, target),
         environment=room.environment,
@@ -202,8 +204,13 @@ def _problems_of_run(run: Run, limit_seconds: float) -> list[str]:
     return []
 
 
+def _snapshot(place: Path) -> dict[str, dict[str, int | str]]:
+    """Return every file below a folder by its digest, and every folder."""
+    return digests(place) | {f"{path.relative_to(place).as_posix()}/": {} for path in place.rglob("*/")}
+
+
 def _changes(place: Path, before: dict[str, dict[str, int | str]]) -> list[str]:
-    after = digests(place)
+    after = _snapshot(place)
     return [
         f"{place.name}/{name}" for name in sorted(after.keys() | before.keys()) if after.get(name) != before.get(name)
     ]
