@@ -8,7 +8,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "mendscan"
 
-# cli > demo > console > benchmark > report > evaluation > baselines > training > detection > results
+# cli > demo > console > benchmark | submission > report > evaluation > baselines > training > detection > results
 # > cohort | models > volumes > config > ...
 # Unlike `training | detection` side by side, training sits above: its last stage calibrates with detection's own code.
 LAYERS = (
@@ -22,9 +22,9 @@ LAYERS = (
     {"baselines"},
     {"evaluation"},
     {"report"},
-    {"benchmark"},
+    {"benchmark", "submission"},
     {"console"},
-    {"demo", "exits", "options", "tutorial"},
+    {"console_submission", "demo", "exits", "options", "tutorial"},
     {"cli"},
     {"__main__", "__init__"},
 )

@@ -98,6 +98,9 @@ OPTIONS = {
     },
     "demo": {"output", "minutes", "debug", "help"},
     "import-mood": {"output", "holdout", "seed", "debug", "help"},
+    "mood-submission": {"model", "brain", "abdomen", "output", "debug", "help"},
+    "mood-check": {"input", "output", "minutes-per-case", "debug", "help"},
+    "mood-predict": {"mode", "model", "input", "output", "seed", "device", "workers", "debug", "help"},
 }
 
 

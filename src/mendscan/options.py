@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Device", "DeviceOption", "Precision", "Preset", "Schedule", "Scores", "SeedOption", "SetOption"]
+__all__ = ["Device", "DeviceOption", "Precision", "Preset", "Schedule", "Scores", "SeedOption", "SetOption", "Task"]
 
 
 class Device(StrEnum):
@@ -47,6 +47,13 @@ class Scores(StrEnum):
 
     auto = "auto"
     paper = "paper"
+
+
+class Task(StrEnum):
+    """What the MOOD challenge wants predicted."""
+
+    sample = "sample"
+    pixel = "pixel"
 
 
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the best there is.")]

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mendscan.detection.scoring import clipped_nll_score, nll_map, pooled_residual, weigh_restorations
+from mendscan.detection.scoring import (
+    clipped_nll_score,
+    nll_map,
+    pooled_residual,
+    unclipped_residual,
+    weigh_restorations,
+)
 
 # --- the scan's score ------------------------------------------------------------------------------------------------
 
@@ -114,6 +120,14 @@ def test_pooled_residuals_stay_in_the_unit_interval(scale: float) -> None:
     assert found.min() >= 0
     assert found.max() <= 1
     assert pooled_residual(np.zeros((4, 8, 8), np.float32), min_pool=3, mean_pool_SHW=(3, 7, 7)).max() == 0
+
+
+def test_unclipped_residuals_tell_apart_what_the_paper_clips() -> None:
+    residual_SHW = np.random.default_rng(2).exponential(3, size=(6, 10, 10)).astype(np.float32)
+    options = {"min_pool": 1, "mean_pool_SHW": (1, 3, 3)}
+    clipped, found = pooled_residual(residual_SHW, **options), unclipped_residual(residual_SHW, **options)
+    np.testing.assert_array_equal(clipped, np.clip(found, 0, 1))
+    assert len(np.unique(found[clipped == 1])) > 0.9 * (clipped == 1).sum() > 100
 
 
 def test_thin_edges_vanish_and_thick_anomalies_stay() -> None:

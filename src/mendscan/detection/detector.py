@@ -159,6 +159,36 @@ class Detector:
             seconds=time.perf_counter() - started,
         )
 
+    def ranking_map(self, volume: Volume, *, seed: int = 0) -> VoxelsXYZ:
+        """Map a scan for a measure that only looks at the order of voxels, such as average precision.
+
+        Evidence and order are those of the map of `detect`, but nothing is cut off at 1, and neither the scan's score
+        nor its restoration nor findings are computed.
+
+        Args:
+            volume: The scan.
+            seed: As in `detect`.
+
+        Returns:
+            On the scan's RAS+ grid, in [0, 1), 0.5 = the healthy threshold, higher = more anomalous.
+
+        Raises:
+            IntensityError: If the scan has no contrast.
+        """
+        settings, voxels = self.settings.detection, self.calibration.voxels
+        with one_thread(self.networks.device):
+            prepared = prepare(volume, self.settings.preparation)
+            encoded = self.networks.encode(prepared, volume.content_hash)
+            residual_SHW = None
+            if not voxels.kinds or "residual" in voxels.kinds:
+                threshold = self.calibration.thresholds.restoration
+                restored = self.networks.restore(
+                    encoded, restorations=settings.restorations, threshold_nats=threshold, seed=seed
+                )
+                residual_SHW = restored.residual_SHW
+            ranking_SHW = voxels.ranking_of(self.networks.evidence(encoded, residual_SHW), settings)
+            return prepared.to_scan(ranking_SHW, at=encoded.at)
+
     def _needs_restorations(self, scores: Scores) -> bool:
         """Return whether even the score needs them."""
         return scores == "auto" and self.calibration.scan is not None and "residual" in self.calibration.voxels.kinds

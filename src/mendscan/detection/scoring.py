@@ -19,6 +19,7 @@ __all__ = [
     "nll_map",
     "pooled_residual",
     "restoration_weights",
+    "unclipped_residual",
     "weigh_restorations",
 ]
 
@@ -98,13 +99,18 @@ def restoration_weights(
 
 
 def pooled_residual(residual_SHW: MapSHW, *, min_pool: int, mean_pool_SHW: tuple[int, int, int]) -> MapSHW:
-    """Pool a residual as the paper does, and clip it to [0, 1].
+    """Pool a residual as the paper does, and clip it to [0, 1]."""
+    return np.clip(unclipped_residual(residual_SHW, min_pool=min_pool, mean_pool_SHW=mean_pool_SHW), 0, 1)
+
+
+def unclipped_residual(residual_SHW: MapSHW, *, min_pool: int, mean_pool_SHW: tuple[int, int, int]) -> MapSHW:
+    """Pool a residual as the paper does, and leave it as large as it is: above 1, voxels still differ.
 
     The minimum over `min_pool`³ voxels removes the thin edges of imperfect reconstruction; the mean spreads what
     is left.  Beyond the border the edge goes on.
     """
     eroded = minimum_filter(residual_SHW, size=min_pool, mode="nearest")
-    return np.clip(uniform_filter(eroded, size=mean_pool_SHW, mode="nearest"), 0, 1)
+    return uniform_filter(eroded, size=mean_pool_SHW, mode="nearest")
 
 
 def nll_map(nll_Shw: Float[np.ndarray, "S h w"], *, downsampling: int) -> MapSHW:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float32
 
 from mendscan.config import DetectionSettings
 from mendscan.detection.evidence import KINDS, Channels, Evidence
-from mendscan.detection.scoring import pooled_residual
+from mendscan.detection.scoring import pooled_residual, unclipped_residual
 from mendscan.detection.standardising import HealthyReference, leave_one_out, to_unit_interval
 from mendscan.shapes import MapSHW
 
@@ -29,6 +29,8 @@ __all__ = [
     "paper_map",
 ]
 
+_SMALLEST_SCALE = 1e-6
+"""Where healthy scans show no residual at all, a ranking still needs a scale."""
 _USUALLY = 0.1
 """A position belongs to the anatomy where this share of the healthy scans shows something."""
 
@@ -100,6 +102,18 @@ class VoxelCalibration:
     def map_of(self, evidence: Evidence, settings: DetectionSettings) -> MapSHW:
         """Return the anomaly map on the model grid, in [0, 1]."""
         return self.as_map(self.nats_of(evidence)) if self.kinds else paper_map(evidence, settings)
+
+    def ranking_of(self, evidence: Evidence, settings: DetectionSettings) -> MapSHW:
+        """Return a map in [0, 1) that orders voxels as `map_of` does and tells those apart that it clips at 1.
+
+        The healthy threshold is worth 0.5.
+        """
+        if self.kinds:
+            return self.map_of(evidence, settings)
+        residual_SHW = unclipped_residual(
+            _restored_residual(evidence), min_pool=settings.min_pool, mean_pool_SHW=settings.mean_pool_SHW
+        )
+        return to_unit_interval(residual_SHW, max(self.threshold, _SMALLEST_SCALE))
 
     def as_map(self, nats_SHW: MapSHW) -> MapSHW:
         """Return combined evidence as a map in [0, 1], in the same order; `scale` is worth 0.5."""
@@ -265,6 +279,12 @@ def paper_map(evidence: Evidence, settings: DetectionSettings) -> MapSHW:
     Raises:
         ValueError: If nothing was restored.
     """
+    return pooled_residual(
+        _restored_residual(evidence), min_pool=settings.min_pool, mean_pool_SHW=settings.mean_pool_SHW
+    )
+
+
+def _restored_residual(evidence: Evidence) -> MapSHW:
     if evidence.residual_SHW is None:
         raise ValueError("the paper's map needs restorations")
-    return pooled_residual(evidence.residual_SHW, min_pool=settings.min_pool, mean_pool_SHW=settings.mean_pool_SHW)
+    return evidence.residual_SHW

@@ -1,0 +1,1 @@
+"""Entering the Medical Out-of-Distribution challenge (MOOD): predicting, building a container, checking it."""
