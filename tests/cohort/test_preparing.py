@@ -9,9 +9,17 @@ import pytest
 from scipy import ndimage
 
 from cohort.conftest import as_volume, structured_scan, write_scan
-from mendscan.cohort.preparing import Prepared, evenly_spaced, prepare, slice_positions
+from mendscan.cohort.preparing import (
+    Prepared,
+    evenly_spaced,
+    from_slices,
+    prepare,
+    slice_positions,
+    to_slices,
+)
 from mendscan.config import PreparationSettings
 from mendscan.errors import IntensityError
+from mendscan.report.planes import shown_slice, upright
 from mendscan.volumes import Volume, read_volume
 
 SHAPE = (24, 20, 16)
@@ -298,3 +306,13 @@ def test_evenly_spaced_gives_what_was_wanted_with_even_gaps(slices: int) -> None
     assert len(found) == 32
     assert (found[0], found[-1]) == (0, slices - 1)
     assert np.ptp(np.diff(found)) <= 1
+
+
+@pytest.mark.parametrize("axis", "XYZ")
+@pytest.mark.parametrize("view", ["array", "image"])
+def test_slices_are_a_volume_seen_otherwise(axis: str, view: str) -> None:
+    voxels_XYZ = np.random.default_rng(0).normal(size=(3, 4, 5))
+    slices_SHW = to_slices(voxels_XYZ, axis, view)
+    np.testing.assert_array_equal(from_slices(slices_SHW, axis, view), voxels_XYZ)
+    on_a_screen = upright(slices_SHW[1], view)
+    np.testing.assert_array_equal(on_a_screen, shown_slice(voxels_XYZ, "XYZ".index(axis), 1))

@@ -14,7 +14,16 @@ from mendscan.shapes import MapSHW, MaskXYZ, SlicesSHW, VoxelsXYZ
 from mendscan.volumes.grid import Grid, resampled_grid, resized_grid
 from mendscan.volumes.volume import Volume
 
-__all__ = ["INTENSITY_CLIP", "Prepared", "evenly_spaced", "foreground_threshold", "prepare", "slice_positions"]
+__all__ = [
+    "INTENSITY_CLIP",
+    "Prepared",
+    "evenly_spaced",
+    "foreground_threshold",
+    "from_slices",
+    "prepare",
+    "slice_positions",
+    "to_slices",
+]
 
 INTENSITY_CLIP = 8.0
 """Prepared intensities stay within this many spreads, so that one absurd voxel cannot drown a slice."""
@@ -53,8 +62,12 @@ class Prepared:
             at: Indices of the slices given, ascending; those between are interpolated.
         """
         every = values_SHW if at is None else _between_slices(values_SHW, at, len(self.slices_SHW))
-        first_axes = every[:, ::-1].swapaxes(1, 2) if self.slice_view == "image" else every
-        return self.grid.to_source(np.moveaxis(first_axes, 0, "XYZ".index(self.slice_axis)).astype(np.float32))
+        return self.grid.to_source(from_slices(every, self.slice_axis, self.slice_view).astype(np.float32))
+
+    def labelled_slices(self, label_XYZ: MaskXYZ) -> Bool[np.ndarray, "S H W"]:
+        """Return a label of the scan's voxels on the model grid: voxels that lie in it by half or more."""
+        share_XYZ = self.grid.to_model(label_XYZ.astype(np.float32), outside=0.0)
+        return to_slices(share_XYZ >= 0.5, self.slice_axis, self.slice_view)
 
     def restored_scan(
         self, volume: Volume, restored_SHW: MapSHW, *, at: Int[np.ndarray, " n"] | None = None
@@ -87,7 +100,9 @@ def prepare(volume: Volume, settings: PreparationSettings) -> Prepared:
     normalised_XYZ, scale = _RECIPES[settings.intensity](model_XYZ, covered_XYZ, settings, volume.name)
     background_XYZ = model_XYZ <= foreground_threshold(model_XYZ, settings.background_below)
     foreground_XYZ = covered_XYZ & ~background_XYZ if settings.background_below else covered_XYZ
-    slices, foreground = (_cut(values, settings) for values in (normalised_XYZ, foreground_XYZ))
+    slices, foreground = (
+        to_slices(values, settings.slice_axis, settings.slice_view) for values in (normalised_XYZ, foreground_XYZ)
+    )
     return Prepared(slices, foreground, grid, settings.slice_axis, scale, settings.slice_view)
 
 
@@ -113,10 +128,16 @@ def foreground_threshold(voxels_XYZ: Float[np.ndarray, "X Y Z"], background_belo
     return float(low + background_below * (high - low))
 
 
-def _cut(values_XYZ: Shaped[np.ndarray, "X Y Z"], settings: PreparationSettings) -> Shaped[np.ndarray, "S H W"]:
-    """Return a model grid as slices; `Prepared.to_scan` is the way back."""
-    slices = np.moveaxis(values_XYZ, "XYZ".index(settings.slice_axis), 0)
-    return np.ascontiguousarray(slices.swapaxes(1, 2)[:, ::-1] if settings.slice_view == "image" else slices)
+def to_slices(values_XYZ: Shaped[np.ndarray, "X Y Z"], axis: str, view: str) -> Shaped[np.ndarray, "S H W"]:
+    """Return a volume as slices; `axis` and `view` are the settings ``slice_axis`` and ``slice_view``."""
+    slices = np.moveaxis(values_XYZ, "XYZ".index(axis), 0)
+    return np.ascontiguousarray(slices.swapaxes(1, 2)[:, ::-1] if view == "image" else slices)
+
+
+def from_slices(values_SHW: Shaped[np.ndarray, "S H W"], axis: str, view: str) -> Shaped[np.ndarray, "X Y Z"]:
+    """Return slices as a volume: the way back from `to_slices`."""
+    slices = values_SHW[:, ::-1].swapaxes(1, 2) if view == "image" else values_SHW
+    return np.moveaxis(slices, 0, "XYZ".index(axis))
 
 
 def _grid_for(volume: Volume, settings: PreparationSettings) -> Grid:

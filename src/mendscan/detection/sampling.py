@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from mendscan.cohort.preparing import slice_positions
+from mendscan.cohort.preparing import from_slices, slice_positions
 from mendscan.config import PreparationSettings, Settings
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import one_thread
@@ -69,7 +69,7 @@ class Samples:
 
     @property
     def pixel_mm(self) -> tuple[float, float]:
-        """Size of a pixel along H and W; 1 where the model's grid has no millimetres, because scans are stretched."""
+        """Size of a pixel across and up; 1 where the model's grid has no millimetres, because scans are stretched."""
         across, up = np.delete(self._spacing_mm, "XYZ".index(self.preparation.slice_axis)).tolist()
         return across, up
 
@@ -89,7 +89,9 @@ class Samples:
         Raises:
             WriteError: If the name does not end in ``.nii.gz`` or the file cannot be written.
         """
-        voxels_XYZ = np.ascontiguousarray(np.moveaxis(self.slices_nHW, 0, "XYZ".index(self.preparation.slice_axis)))
+        voxels_XYZ = np.ascontiguousarray(
+            from_slices(self.slices_nHW, self.preparation.slice_axis, self.preparation.slice_view)
+        )
         affine: Affine = np.diag([*self._spacing_mm, 1.0])
         geometry = array_geometry(voxels_XYZ.shape, affine, where=path)
         write_map(path, voxels_XYZ, Volume(voxels_XYZ, affine, "samples", geometry))

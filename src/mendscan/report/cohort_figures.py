@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from mendscan.cohort.anomalies import Anomaly
 from mendscan.cohort.labelled_cohort import LabelledCohort
 from mendscan.cohort.preparing import Prepared
-from mendscan.report.planes import PLANES, label_sides, shown_slice
+from mendscan.report.planes import PLANES, label_sides, shown_slice, upright
 from mendscan.volumes.reading import read_volume
 from mendscan.volumes.volume import Volume
 
@@ -53,8 +53,9 @@ def draw_prepared(volumes: Sequence[Volume], prepared: Sequence[Prepared]) -> Fi
         above.set_title(f"{volume.name}\nscan, slice {index}", color="#cccccc", fontsize=8)
         across, up = np.delete(on_grid.grid.model_spacing_mm(volume.affine), axis)
         image = below.imshow(
-            on_grid.slices_SHW[middle].T, cmap="gray", vmin=-3, vmax=2, origin="lower", aspect=up / across
-        )
+            upright(on_grid.slices_SHW[middle], on_grid.slice_view),
+            cmap="gray", vmin=-3, vmax=2, origin="lower", aspect=up / across,
+        )  # fmt: skip
         below.set_axis_off()
         below.set_title(f"model grid, slice {middle}\n{on_grid.positions_S[middle]:+.2f}", color="#cccccc", fontsize=8)
         for place in (above, below):

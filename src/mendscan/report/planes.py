@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-__all__ = ["PLANES", "label_sides", "shown_slice"]
+__all__ = ["PLANES", "label_sides", "shown_slice", "upright"]
 
 PLANES = {
     "X": ("sagittal", "P", "A", "S", "I"),
@@ -24,6 +24,11 @@ PLANES = {
 def shown_slice(values_XYZ: Shaped[np.ndarray, "X Y Z"], axis: int, index: int) -> Shaped[np.ndarray, "rows columns"]:
     """Return a slice as rows and columns, to be shown with ``origin="lower"``."""
     return np.take(values_XYZ, index, axis=axis).T
+
+
+def upright(values_HW: Shaped[np.ndarray, "H W"], slice_view: str) -> Shaped[np.ndarray, "rows columns"]:
+    """Return a slice of the model grid, or its codes, as rows and columns to be shown with ``origin="lower"``."""
+    return values_HW[::-1] if slice_view == "image" else values_HW.T
 
 
 def label_sides(place: Any, slice_axis: str, *, size: float = 8.0, colour: str = "white") -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mendscan.detection.sampling import Samples
 from mendscan.errors import SettingsError, WriteError
-from mendscan.report.planes import PLANES, label_sides
+from mendscan.report.planes import PLANES, label_sides, upright
 from mendscan.volumes.writing import write_bytes
 
 __all__ = ["MOST_IN_A_PICTURE", "check_samples_file", "draw_samples", "save_samples"]
@@ -73,7 +73,7 @@ def draw_samples(samples: Samples) -> Any:
     n, (across_mm, up_mm) = len(samples.slices_nHW), samples.pixel_mm
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
-    _, width, height = samples.slices_nHW.shape
+    height, width = upright(samples.slices_nHW[0], samples.preparation.slice_view).shape
     side = (_INCHES - _MARGIN_INCHES) / max(columns, 3)
     tall = rows * (side * height * up_mm / (width * across_mm) + 0.25)
     figure = Figure(figsize=(_INCHES, tall + _MARGIN_INCHES), facecolor="black", layout="compressed")
@@ -83,7 +83,8 @@ def draw_samples(samples: Samples) -> Any:
         axes.set_axis_off()
     size = min(7.0, 5 * side)
     for axes, slice_HW, position in zip(grid.flat, samples.slices_nHW, samples.position_n, strict=False):
-        image = axes.imshow(slice_HW.T, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=up_mm / across_mm)
+        shown = upright(slice_HW, samples.preparation.slice_view)
+        image = axes.imshow(shown, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=up_mm / across_mm)
         axes.set_title(f"{position:+.3f}", color="#bbbbbb", fontsize=size, pad=2)
         label_sides(axes, samples.preparation.slice_axis, size=size, colour="#7fb3ff")
     bar = figure.colorbar(image, ax=grid, shrink=0.8, aspect=30)

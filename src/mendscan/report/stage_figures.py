@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from mendscan.detection.explaining import Stages
 from mendscan.evaluation.metrics import Evaluation
-from mendscan.report.planes import PLANES, label_sides
+from mendscan.report.planes import PLANES, label_sides, upright
 from mendscan.volumes.volume import Volume
 
 __all__ = ["draw_code_likelihoods", "draw_restorations", "draw_stages", "draw_voxel_scores"]
@@ -164,8 +164,12 @@ def _window(stages: Stages) -> dict[str, Any]:
 
 def _extent(stages: Stages) -> tuple[float, float, float, float]:
     """Return where a picture lies, in pixels of the slice: grids of codes and of pixels cover the same."""
-    height, width = stages.slice_HW.shape
-    return 0.0, float(height), 0.0, float(width)
+    height, width = _upright(stages, stages.slice_HW).shape
+    return 0.0, float(width), 0.0, float(height)
+
+
+def _upright(stages: Stages, values_HW: Any) -> Any:
+    return upright(values_HW, stages.prepared.slice_view)
 
 
 def _show(place: Any, stages: Stages, values: Any, style: dict[str, Any]) -> Any:
@@ -174,18 +178,18 @@ def _show(place: Any, stages: Stages, values: Any, style: dict[str, Any]) -> Any
     )
     place.set_axis_off()
     return place.imshow(
-        values.T, origin="lower", aspect=up / across, extent=_extent(stages), interpolation="nearest", **style
-    )
+        _upright(stages, values),
+        origin="lower", aspect=up / across, extent=_extent(stages), interpolation="nearest", **style,
+    )  # fmt: skip
 
 
 def _outline(place: Any, stages: Stages, values_HW: Any, level: float, colour: str) -> None:
-    place.contour(values_HW.T, levels=[level], colors=colour, linewidths=1.0, origin="lower", extent=_extent(stages))
+    shown = _upright(stages, values_HW)
+    place.contour(shown, levels=[level], colors=colour, linewidths=1.0, origin="lower", extent=_extent(stages))
 
 
 def _on_grid(stages: Stages, label: Volume) -> Bool[np.ndarray, "S H W"]:
-    """Return labels on the model grid: voxels that lie in the label by half or more."""
-    on_grid_XYZ = stages.prepared.grid.to_model((label.voxels_XYZ > 0).astype(np.float32), outside=0.0)
-    return np.moveaxis(on_grid_XYZ >= 0.5, "XYZ".index(stages.prepared.slice_axis), 0)
+    return stages.prepared.labelled_slices(label.voxels_XYZ > 0)
 
 
 def _on_slice(stages: Stages, label: Volume) -> Bool[np.ndarray, "H W"]:

@@ -116,9 +116,7 @@ def _made_case(networks: Networks, path: Path, turn: int) -> LabelledEvidence:
     altered, label_XYZ = with_selection_anomalies(read_volume(path), count=_ANOMALIES, turn=turn, rng=rng)
     prepared = prepare(altered, networks.settings.preparation)
     encoded = networks.encode(prepared, altered.content_hash)
-    model_XYZ = prepared.grid.to_model(label_XYZ.astype(np.float32), outside=0.0)
-    label_SHW = np.moveaxis(model_XYZ, "XYZ".index(prepared.slice_axis), 0)[encoded.at] > 0.5
-    return LabelledEvidence(networks.evidence(encoded, None), label_SHW)
+    return LabelledEvidence(networks.evidence(encoded, None), prepared.labelled_slices(label_XYZ)[encoded.at])
 
 
 def _usual(networks: Networks, path: Path) -> Evidence:
