@@ -65,8 +65,8 @@ def test_nothing_is_wrong(submission: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("FROM python:3.12.11-slim-bookworm", "FROM python:latest", "not pinned"),
-        ("FROM python:3.12.11-slim-bookworm", "FROM python", "not pinned"),
+        ("FROM python:3.11.13-slim-bookworm", "FROM python:latest", "not pinned"),
+        ("FROM python:3.11.13-slim-bookworm", "FROM python", "not pinned"),
         ("COPY models /workspace/models", "ADD https://example.org/x /workspace/models", "ADD may fetch"),
         ("COPY models", "COPY weights", "does not exist"),
         ("COPY models", "COPY run_a.sh", "models is not copied"),
