@@ -80,3 +80,10 @@ def test_the_median_healthy_scan_is_one_half() -> None:
     assert challenge_score(2.0, [1.0, 2.0, 7.0]) == 0.5
     assert challenge_score(5.0, [5.0]) == 0.5
     assert challenge_score(-3.0, [0.0, 0.0]) == pytest.approx(0, abs=1e-4)
+
+
+def test_a_model_without_calibration_ranks_scans_too() -> None:
+    found = [challenge_score(score, ()) for score in (0.0, 1.0, 500.0, 501.0, 1e6)]
+    assert found[0] == 0.5
+    assert (np.diff(found) > 0).all()
+    assert found[-1] < 1

@@ -53,7 +53,8 @@ def challenge_score(score: float, healthy_scores: Sequence[float]) -> float:
 
     Args:
         score: Of either kind, paper or parts, negative or positive; higher = more anomalous.
-        healthy_scores: Of the same kind, of the calibration scans; at least one.
+        healthy_scores: Of the same kind, of the calibration scans.  A model without calibration has none: the median
+            then counts as 0, and the spread as 1.
 
     Example:
         >>> challenge_score(3.0, [1.0, 2.0, 3.0, 4.0, 5.0])
@@ -61,7 +62,7 @@ def challenge_score(score: float, healthy_scores: Sequence[float]) -> float:
         >>> challenge_score(900.0, [1.0, 2.0, 3.0, 4.0, 5.0]) < challenge_score(901.0, [1.0, 2.0, 3.0, 4.0, 5.0]) < 1
         True
     """
-    healthy = np.asarray(healthy_scores, dtype=np.float64)
+    healthy = np.asarray(healthy_scores if len(healthy_scores) else (-1.0, 1.0), dtype=np.float64)
     median = float(np.median(healthy))
     # Where healthy scans agree, a hundredth of what they agree on is the unit; the order does not depend on it.
     spread = max(float(healthy.std()), 0.01 * abs(median), 1e-6)
