@@ -195,7 +195,7 @@ def test_the_store_holds_what_prepare_gives(paths: list[Path], tmp_path: Path) -
     listener, hashes = Listener(), hashes_of(paths)
     store = prepare_cohort(paths, hashes, SETTINGS, tmp_path / "work", listener)
     assert isinstance(store.slices_NSHW, np.memmap)
-    assert store.slices_NSHW.shape == (9, 8, 16, 24)
+    assert store.slices_NSHW.shape == (9, *SETTINGS.shape_SHW) == (9, 8, 24, 16)
     assert store.slices_NSHW.dtype == np.float16
     assert not store.slices_NSHW.flags.writeable
     assert store.hashes == tuple(hashes)
