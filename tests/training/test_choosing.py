@@ -51,7 +51,9 @@ def parts(model: Path, healthy: Path) -> dict[str, list[Path]]:
 
 def test_the_plan_says_what_was_chosen_and_why(model: Path) -> None:
     plan = json.loads((model / "plan.json").read_text())
-    (evidence,) = (decision for decision in plan["decisions"] if decision["setting"] == "detection.evidence")
+    decided = {decision["setting"]: decision for decision in plan["decisions"]}
+    assert len(decided) == len(plan["decisions"]), "a setting is decided twice"
+    evidence = decided["detection.evidence"]
     assert evidence["value"] == ", ".join(plan["settings"]["detection"]["evidence"])
     assert "validation cases" in evidence["reason"]
     for candidate in CANDIDATES["evidence"]:

@@ -61,6 +61,12 @@ class Plan:
     decisions: tuple[Decision, ...]
     settings: Settings
 
+    def decided(self, *decisions: Decision, settings: Settings) -> Plan:
+        """Return the plan with further decisions, which take the place of those on the same settings."""
+        again = {decision.setting for decision in decisions}
+        kept = (decision for decision in self.decisions if decision.setting not in again)
+        return Plan(self.fingerprint, (*kept, *decisions), settings)
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {

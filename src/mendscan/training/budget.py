@@ -134,9 +134,8 @@ def _with_steps(plan: Plan, steps: int) -> Plan:
 
 
 def _decided(plan: Plan, steps: int, reason: str) -> Plan:
-    decision = Decision("training.steps", str(steps), reason)
     settings = override(plan.settings, [f"training.steps={steps}"])
-    return replace(plan, decisions=(*plan.decisions, decision), settings=settings)
+    return plan.decided(Decision("training.steps", str(steps), reason), settings=settings)
 
 
 def _without_epochs(plan: Plan) -> Plan:

@@ -223,10 +223,8 @@ def _with_chosen(
     healthy, validation = ([by_hash[content] for content in part] for part in (split.calibration, split.validation))
     fixed = frozenset(decision.setting for decision in plan.decisions if decision.reason == SET_BY_USER)
     chosen = choose_detection(networks, healthy=healthy, validation=validation, fixed=fixed, progress=progress)
-    looked_at = {decision.setting for decision in chosen.decisions}
-    kept = tuple(decision for decision in plan.decisions if decision.setting not in looked_at)
     settings = plan.settings.model_copy(update={"detection": chosen.settings})
-    return Plan(plan.fingerprint, kept + chosen.decisions, settings), replace(networks, settings=settings)
+    return plan.decided(*chosen.decisions, settings=settings), replace(networks, settings=settings)
 
 
 def _acquisition(
@@ -270,8 +268,7 @@ def new_plan(
         plan = plan_preset(preset, cohort, seed=seed)
     settings = override(plan.settings, assignments)
     pairs = (assignment.partition("=") for assignment in assignments)
-    chosen = tuple(Decision(key, value, SET_BY_USER) for key, _, value in pairs)
-    return Plan(plan.fingerprint, plan.decisions + chosen, settings)
+    return plan.decided(*(Decision(key, value, SET_BY_USER) for key, _, value in pairs), settings=settings)
 
 
 def _resumed_plan(work: Path, facts: Sequence[ScanFacts], assignments: Sequence[str]) -> Plan:
