@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test benchmark lint types clean
 
-demo: $(INSTALLED)  ## simulate a cohort, train, detect, evaluate (about 9 minutes)
+demo: $(INSTALLED)  ## simulate a cohort, train, detect, evaluate (about 10 minutes)
 	$(BIN)/mendscan demo -o demo
 
 test: $(INSTALLED)  ## the tests, on every core

@@ -149,6 +149,9 @@ def show_training(summary: TrainingSummary) -> None:
         f"perplexity {figures['perplexity']:.1f}   hold-out NLL {figures['holdout_nll']:.3f} nats"
         + (f"   self-made faults found AP {figures['holdout_fault_ap']:.3f}" if "holdout_fault_ap" in figures else "")
     )
+    for decision in summary.plan.decisions:
+        if decision.setting.startswith("detection."):
+            console.print(f"{decision.setting} = {decision.value}: {decision.reason}")
     console.print(f"model: [bold]{escape(str(summary.model))}[/bold] (see README.md, plan.json, curves.png in it)")
 
 
