@@ -20,8 +20,7 @@ from mendscan.detection.calibration import CodeThresholds
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import one_thread
 from mendscan.detection.evidence import KINDS, Evidence
-from mendscan.detection.networks import EncodedScan, Networks, scan_generator
-from mendscan.detection.restoration import draw_uniforms
+from mendscan.detection.networks import EncodedScan, Networks, scan_uniforms
 from mendscan.detection.scoring import restoration_weights
 from mendscan.detection.voxel_calibration import paper_map
 from mendscan.shapes import MapSHW
@@ -153,9 +152,7 @@ def explain(
 
 def _restored_codes(detector: Detector, encoded: EncodedScan, restorations: int, seed: int) -> Int[Tensor, "R S h w"]:
     """Return the codes of the restorations that `Detector.detect` draws."""
-    slices, height, width = encoded.codes_Shw.shape
-    generator = scan_generator(encoded.content_hash, seed)
-    uniforms = draw_uniforms(restorations, slices, (height, width), generator=generator)
+    uniforms = scan_uniforms(encoded, restorations, seed)
     threshold_nats = detector.calibration.thresholds.restoration
     return detector.networks.restored_codes(encoded, uniforms, threshold_nats=threshold_nats)
 

@@ -26,7 +26,7 @@ from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.parallel import available_cores, each_in_threads
 
-__all__ = ["EncodedScan", "Networks", "Precision", "RestoredScan", "scan_generator"]
+__all__ = ["EncodedScan", "Networks", "Precision", "RestoredScan", "scan_generator", "scan_uniforms"]
 
 Precision = Literal["exact", "fast"]
 """``exact``: float32.  ``fast``: restorations are drawn and decoded in bfloat16 where the processor has it."""
@@ -176,9 +176,7 @@ class Networks:
             schedule: How the codes are computed; all give the same.
             precision: ``fast`` is bfloat16 where the processor has it; codes and maps then differ slightly.
         """
-        slices, height, width = scan.codes_Shw.shape
-        generator = scan_generator(scan.content_hash, seed)
-        uniforms = draw_uniforms(restorations, slices, (height, width), generator=generator)
+        uniforms = scan_uniforms(scan, restorations, seed)
         codes = self.restored_codes(
             scan, uniforms, threshold_nats=threshold_nats, schedule=schedule, precision=precision
         )
@@ -275,6 +273,13 @@ class Networks:
             decoder = SliceDecoder(self.vqvae, codes_hw.to(self.device), position.to(self.device))
             decoded_DHW = decoder.decode(distinct_Dhw.to(self.device)).float().cpu()
         return weigh_restorations(slice_HW, decoded_DHW[which_R], temperature=self.settings.detection.temperature)
+
+
+def scan_uniforms(scan: EncodedScan, restorations: int, seed: int) -> Float64[Tensor, "R S h w"]:
+    """Return the number that decides each sampled code of a scan's restorations."""
+    slices, height, width = scan.codes_Shw.shape
+    generator = scan_generator(scan.content_hash, seed)
+    return draw_uniforms(restorations, slices, (height, width), generator=generator)
 
 
 def scan_generator(content_hash: str, seed: int) -> torch.Generator:
