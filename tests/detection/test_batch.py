@@ -119,8 +119,9 @@ def test_the_results_folder(detect: Callable[..., Any], three_scans: Path, tmp_p
     summary = detect(three_scans, results, restorations=2)
     assert summary.failed == 0
     assert [row["case"] for row in summary.rows] == ["a", "b", "c"]
-    expected = ["findings.csv", "maps", "restored", "results.json", "scores.csv"]
-    assert sorted(p.name for p in results.iterdir()) == expected
+    folders = ["details", "maps", "restored", "scans"]
+    tables = ["findings.csv", "model-card.md", "results.json", "scores.csv"]
+    assert sorted(p.name for p in results.iterdir()) == sorted(folders + tables)
     rows = table(results / "scores.csv")
     assert tuple(rows[0]) == SCORE_COLUMNS
     assert [(row["case"], row["status"], row["code"]) for row in rows] == [(name, "ok", "") for name in "abc"]
@@ -146,10 +147,12 @@ def test_the_results_folder(detect: Callable[..., Any], three_scans: Path, tmp_p
     assert str(tmp_path) not in json.dumps(run)
 
 
-def test_without_maps_there_are_only_tables(detect: Callable[..., Any], three_scans: Path, tmp_path: Path) -> None:
+def test_without_maps_there_are_tables_and_details(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path
+) -> None:
     detect(three_scans, tmp_path / "with")
     detect(three_scans, tmp_path / "without", maps=False)
-    assert sorted(p.name for p in (tmp_path / "without").iterdir()) == ["findings.csv", "results.json", "scores.csv"]
+    assert sorted(p.name for p in (tmp_path / "without").iterdir() if p.is_dir()) == ["details"]
     assert table(tmp_path / "without" / "findings.csv") == []
     assert read_scores(tmp_path / "without") == read_scores(tmp_path / "with")
 

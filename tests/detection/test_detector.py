@@ -411,3 +411,19 @@ def test_a_volume_keeps_its_name(detector: Detector) -> None:
     voxels = np.random.default_rng(0).normal(size=(9, 10, 11))
     assert detector.detect(volume_from_array(voxels, np.eye(4), name="mine")).case == "mine"
     assert detector.detect((voxels, np.eye(4))).case == "array"
+
+
+def test_the_code_nll_lies_as_the_scan_does(detector: Detector, scan: Path) -> None:
+    """Its unlikely codes add up to the slices' scores, and it covers just what the model sees of the scan."""
+    detection = detector.detect(scan, maps=False)
+    nll = detection.code_nll
+    assert nll is not None
+    unlikely = np.where(nll.nats_Sab > nll.threshold, nll.nats_Sab, 0).sum(axis=(1, 2), dtype=np.float64)
+    np.testing.assert_allclose(unlikely, detection.slice_scores, rtol=1e-5)
+    prepared = prepare(detection.volume, detector.settings.preparation)
+    seen_XYZ = prepared.to_scan(np.ones_like(prepared.slices_SHW)) > 0
+    others = [axis for axis in range(3) if axis != "XYZ".index(detection.slice_axis)]
+    for axis, (low, high) in zip(others, nll.extent, strict=True):
+        seen = np.flatnonzero(seen_XYZ.any(axis=tuple(a for a in range(3) if a != axis)))
+        covered = np.flatnonzero([low <= voxel <= high for voxel in range(seen_XYZ.shape[axis])])
+        assert seen.tolist() == covered.tolist()

@@ -21,8 +21,9 @@ from mendscan.errors import MendscanError, SettingsError
 from mendscan.parallel import available_cores, each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.results import Detection, forget_case, write_results
+from mendscan.results.layout import MODEL_CARD
 from mendscan.volumes.reading import case_name, find_scans
-from mendscan.volumes.writing import make_folder
+from mendscan.volumes.writing import make_folder, write_text
 
 __all__ = ["BatchSummary", "detect_folder"]
 
@@ -110,7 +111,7 @@ def detect_folder(
         restorations, seed, maps, schedule, precision, false_positive_rate, false_positives_per_scan, scores
     )
     run = _run_facts(detector, options) | _healthy_thresholds(detector.calibration, options, progress)
-    make_folder(folder)
+    write_text(make_folder(folder) / MODEL_CARD, detector.card)
     score_rows: list[dict[str, Any]] = []
     finding_rows: list[dict[str, Any]] = []
     progress.begin("detect", len(paths))
@@ -168,8 +169,7 @@ def _detect_one(
         false_positives_per_scan=options.false_positives_per_scan,
         scores=options.scores,
     )
-    if options.maps:
-        detection.save(folder)
+    detection.save(folder)
     if after_save is not None:
         after_save(detection, folder)
     row = detection.score_row() | {"flagged": _flagged(detection.p_value, _DETECTOR[0].calibration, options)}
@@ -226,6 +226,7 @@ def _run_facts(detector: Detector, options: _Options) -> dict[str, Any]:
         "scores": options.scores,
         "map_threshold": detector.calibration.map_threshold(options.scores),
         "calibration_scans": len(detector.calibration.healthy_scores),
+        "healthy_scores": [round(score, 6) for score in detector.calibration.healthy(options.scores)],
         "settings": settings.model_dump(mode="json"),
         "notice": "Research use only; not a medical device. Higher = less likely under the healthy training scans.",
     }

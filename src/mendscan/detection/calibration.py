@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mendscan.config import DetectionSettings
-from mendscan.detection.acquisition import AcquisitionReference, strangest
+from mendscan.detection.acquisition import STATISTICS, AcquisitionReference, strangest
 from mendscan.detection.conformal import (
     conformal_p_value,
     expected_false_findings,
@@ -111,7 +111,8 @@ class Calibration:
         acquisition = self.scan.acquisition
         standardised = acquisition.standardised(slices_SHW)
         values = {"local": local, "acquisition": acquisition.length(standardised)}
-        return replace(self.scan.scores.score(values), strangest=strangest(standardised))
+        statistics = dict(zip(STATISTICS, map(float, standardised), strict=True))
+        return replace(self.scan.scores.score(values), strangest=strangest(standardised), statistics=statistics)
 
     def healthy(self, scores: Scores = "auto") -> Sequence[float]:
         """Return the calibration scans' scores of the kind that detection gives, ascending."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from mendscan.cohort.preparing import Prepared, prepare
+from mendscan.cohort.preparing import Prepared, from_slices, prepare
 from mendscan.config import Settings
 from mendscan.detection.calibration import Calibration, Scores
 from mendscan.detection.devices import choose_device, one_thread
@@ -23,7 +23,7 @@ from mendscan.detection.scan_score import ScanScore
 from mendscan.detection.voxel_calibration import paper_map
 from mendscan.errors import SettingsError
 from mendscan.models.bundle import load_bundle
-from mendscan.results import Detection, Finding, find_components
+from mendscan.results import CodeNLL, Detection, Finding, find_components
 from mendscan.shapes import MapSHW, VoxelsXYZ
 from mendscan.volumes.reading import read_volume
 from mendscan.volumes.volume import Volume, volume_from_array
@@ -38,6 +38,7 @@ class Detector:
         networks: The trained networks.
         calibration: What was learnt from held-out healthy scans.
         model_hash: Names the model in results.
+        card: The model card, in Markdown.
 
     Example::
 
@@ -47,10 +48,11 @@ class Detector:
         detection.save("results")
     """
 
-    def __init__(self, networks: Networks, calibration: Calibration, *, model_hash: str) -> None:
+    def __init__(self, networks: Networks, calibration: Calibration, *, model_hash: str, card: str = "") -> None:
         self.networks = networks
         self.calibration = calibration
         self.model_hash = model_hash
+        self.card = card
 
     @property
     def settings(self) -> Settings:
@@ -77,7 +79,7 @@ class Detector:
         calibration = Calibration.from_json(bundle.calibration, arrays, bundle.settings.detection)
         discriminator = None if bundle.discriminator is None else bundle.discriminator.to(target)
         networks = Networks(bundle.vqvae.to(target), bundle.prior.to(target), bundle.settings, workers, discriminator)
-        return cls(networks, calibration, model_hash=bundle.model_hash)
+        return cls(networks, calibration, model_hash=bundle.model_hash, card=bundle.card)
 
     def detect(
         self,
@@ -144,6 +146,8 @@ class Detector:
             parts=said.parts,
             part_p_values=said.part_p_values,
             strangest=said.strangest,
+            statistics=said.statistics,
+            code_nll=_code_nll(encoded, prepared, threshold=self.calibration.thresholds.score),
             paper_score=encoded.score(self.calibration.thresholds.score),
             slice_scores=encoded.slice_scores(self.calibration.thresholds.score),
             slice_indices=np.clip(centres, 0, volume.shape[axis] - 1),
@@ -248,6 +252,18 @@ def map_and_findings(
     map_XYZ = np.clip(prepared.to_scan(on_grid_SHW, at=at), 0, 1)
     model_voxel_mm3 = float(np.prod(prepared.grid.model_spacing_mm(volume.affine)))
     return map_XYZ, find_components(map_XYZ, volume, threshold=threshold, smallest_mm3=2 * model_voxel_mm3)
+
+
+def _code_nll(encoded: EncodedScan, prepared: Prepared, *, threshold: float) -> CodeNLL:
+    """Lay the codes' NLL out as the scan is; the codes of a slice share its model grid evenly."""
+    axis, grid = "XYZ".index(prepared.slice_axis), prepared.grid
+    nats_XYZ = from_slices(encoded.nll_Shw.numpy(), prepared.slice_axis, prepared.slice_view)
+    first, second = (
+        (grid.offset[a] - grid.scale[a] / 2, grid.offset[a] + grid.scale[a] * (grid.shape_XYZ[a] - 0.5))
+        for a in range(3)
+        if a != axis
+    )
+    return CodeNLL(np.moveaxis(nats_XYZ, axis, 0), (first, second), threshold)
 
 
 def _as_volume(scan: Any) -> Volume:

@@ -16,7 +16,7 @@ the calibration scans the median and spread are those of the *other* scans, as f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ class ScanScore:
         parts: Each part in the same unit.
         part_p_values: The conformal p-value of each part alone.
         strangest: The whole-scan statistic that departs most, in words.
+        statistics: Each whole-scan statistic in healthy standard deviations, by its name.
     """
 
     score: float
@@ -50,6 +51,7 @@ class ScanScore:
     parts: Mapping[str, float]
     part_p_values: Mapping[str, float]
     strangest: str = ""
+    statistics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ class Bundle:
         calibration: JSON values, as `Calibration.to_json` returned them.
         calibration_arrays: The calibration's arrays by name.
         model_hash: SHA-256 of the manifest: names this model in results.
+        card: The model card, in Markdown.
     """
 
     settings: Settings
@@ -71,6 +72,7 @@ class Bundle:
     calibration: dict[str, Any]
     calibration_arrays: dict[str, Tensor]
     model_hash: str
+    card: str
 
 
 def save_bundle(
@@ -125,6 +127,7 @@ def load_bundle(folder: Path) -> Bundle:
         calibration=json.loads(contents["calibration.json"]),
         calibration_arrays=_without_prefix("calibration", tensors),
         model_hash=model_hash,
+        card=contents["README.md"].decode("utf-8", errors="replace"),
     )
 
 

@@ -6,7 +6,7 @@ from mendscan.volumes.grid import Grid, resampled_grid, resized_grid
 from mendscan.volumes.reading import case_name, find_scans, read_volume
 from mendscan.volumes.tables import read_csv, write_csv
 from mendscan.volumes.volume import NativeGeometry, Volume, volume_from_array
-from mendscan.volumes.writing import write_bytes, write_json, write_labels, write_map, write_text
+from mendscan.volumes.writing import write_bytes, write_json, write_labels, write_map, write_scan, write_text
 
 __all__ = [
     "Grid",
@@ -24,5 +24,6 @@ __all__ = [
     "write_json",
     "write_labels",
     "write_map",
+    "write_scan",
     "write_text",
 ]

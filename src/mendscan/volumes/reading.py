@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from mendscan.errors import CohortError, IntensityError
+from mendscan.errors import CohortError, GeometryError, IntensityError
+from mendscan.shapes import VoxelsXYZ
 from mendscan.volumes.chunks import VoxelStream, open_voxels, reading_errors
 from mendscan.volumes.volume import Volume, oriented_volume
 
-__all__ = ["DEFAULT_MAX_BYTES", "case_name", "find_scans", "read_volume"]
+__all__ = ["DEFAULT_MAX_BYTES", "case_name", "find_scans", "read_values", "read_volume"]
 
 DEFAULT_MAX_BYTES = 4 * 2**30
 """4 GiB of float32 voxels: a cube of 1024 voxels along each edge."""
@@ -59,6 +60,31 @@ def read_volume(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BY
         if native.mm_per_unit != 1.0:
             _LOGGER.warning("%s: the spatial unit is not the millimetre; the affine is converted", where)
         return oriented_volume(voxels, native, name=case_name(where), where=where)
+
+
+def read_values(path: str | os.PathLike[str], volume: Volume) -> VoxelsXYZ:
+    """Read what `write_map` wrote for a scan.
+
+    Unlike a scan, values may all be the same.
+
+    Args:
+        path: A ``.nii.gz`` file.
+        volume: The scan that the values belong to.
+
+    Returns:
+        The values on the scan's RAS+ grid.
+
+    Raises:
+        GeometryError: If the file is not on the scan's grid (E_GRID).
+        ScanError: As `read_volume`, if it cannot be read.
+    """
+    where = os.fspath(path)
+    with reading_errors(where), open_voxels(where, max_bytes=DEFAULT_MAX_BYTES) as stream:
+        if not np.allclose(
+            stream.affine, np.diag([volume.native.mm_per_unit] * 3 + [1.0]) @ volume.native.affine, atol=1e-3
+        ):
+            raise GeometryError("the values do not overlay the scan", where=where, code="E_GRID", expected=volume.name)
+        return volume.from_native(_float32_voxels(stream, where))
 
 
 def find_scans(path: str | os.PathLike[str]) -> list[Path]:

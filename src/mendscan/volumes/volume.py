@@ -13,7 +13,7 @@ from functools import cached_property
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float, Float32, Shaped
 
 from mendscan.errors import GeometryError, IntensityError
 from mendscan.shapes import Affine, VoxelsXYZ
@@ -146,6 +146,32 @@ class Volume:
         ras_axes = [ras_axis for ras_axis, _ in self.native.orientation]
         return np.ascontiguousarray(values_XYZ.transpose(ras_axes)[_flips(self.native.orientation)])
 
+    def from_native(self, values_IJK: Shaped[np.ndarray, "I J K"]) -> np.ndarray:
+        """Return values in the axis order of the file on this volume's RAS+ grid: the way back from `to_native`.
+
+        Raises:
+            GeometryError: If the shape is not the file's.
+        """
+        if values_IJK.shape != self.native.shape:
+            raise GeometryError(
+                "the values are not on the grid of the scan",
+                where=self.name,
+                code="E_GRID",
+                found=values_IJK.shape,
+                expected=self.native.shape,
+            )
+        return np.ascontiguousarray(_to_ras(values_IJK, self.native.orientation))
+
+    def native_index(self, index_XYZ: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 3"]:
+        """Return a position in this volume's voxels as a position in voxels of the file's own axes."""
+        native = self.native
+        return np.array(
+            [
+                index_XYZ[axis] if direction > 0 else length - 1 - index_XYZ[axis]
+                for length, (axis, direction) in zip(native.shape, native.orientation, strict=True)
+            ]
+        )
+
 
 def volume_from_array(voxels: np.ndarray, affine: np.ndarray, *, name: str) -> Volume:
     """Make a volume from an array in any axis order and its affine.
@@ -204,8 +230,7 @@ def oriented_volume(
     """
     _check_shape(voxels.shape, where)
     _check_voxels(voxels, where)
-    native_axes = np.argsort([ras_axis for ras_axis, _ in native.orientation])
-    voxels_XYZ = np.array(voxels[_flips(native.orientation)].transpose(native_axes), order="C")
+    voxels_XYZ = np.array(_to_ras(voxels, native.orientation), order="C")
     voxels_XYZ.flags.writeable = False
     to_mm = np.diag([native.mm_per_unit] * 3 + [1.0])
     return Volume(voxels_XYZ, to_mm @ native.affine @ _ras_to_native_index(native), name, native)
@@ -256,6 +281,11 @@ def _column_norms(affine: Affine) -> tuple[float, float, float]:
 
 def _flips(orientation: Orientation) -> tuple[slice, ...]:
     return tuple(slice(None, None, flip) for _, flip in orientation)
+
+
+def _to_ras(values_IJK: np.ndarray, orientation: Orientation) -> np.ndarray:
+    """Return a view with the axes of RAS+."""
+    return values_IJK[_flips(orientation)].transpose(np.argsort([ras_axis for ras_axis, _ in orientation]))
 
 
 def _ras_to_native_index(native: NativeGeometry) -> Affine:

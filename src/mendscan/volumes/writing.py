@@ -25,7 +25,16 @@ from mendscan.errors import GeometryError, WriteError
 from mendscan.shapes import Affine
 from mendscan.volumes.volume import NativeGeometry, Volume
 
-__all__ = ["make_folder", "write_bytes", "write_chunks", "write_json", "write_labels", "write_map", "write_text"]
+__all__ = [
+    "make_folder",
+    "write_bytes",
+    "write_chunks",
+    "write_json",
+    "write_labels",
+    "write_map",
+    "write_scan",
+    "write_text",
+]
 
 GZIP_LEVEL = 1
 """Higher levels take twice the time, and floating-point maps hardly become smaller."""
@@ -151,6 +160,31 @@ def write_labels(path: str | os.PathLike[str], labels_XYZ: Integer[np.ndarray, "
         WriteError: As `write_map`.
     """
     _write_nifti(path, labels_XYZ, volume, "|u1" if labels_XYZ.max(initial=0) < 256 else "<u2")
+
+
+def write_scan(path: str | os.PathLike[str], volume: Volume) -> None:
+    """Write a scan itself, as `write_map` writes values, without anything of its header but the geometry.
+
+    Values are exact: whole numbers are written in the smallest type that holds them all, others as float32.
+
+    Args:
+        path: A ``.nii.gz`` file; its folder must exist.
+        volume: The scan.
+
+    Raises:
+        GeometryError: As `write_map`.
+        WriteError: As `write_map`.
+    """
+    _write_nifti(path, volume.voxels_XYZ, volume, _exact_type(volume.voxels_XYZ))
+
+
+def _exact_type(values: np.ndarray) -> str:
+    low, high = float(values.min()), float(values.max())
+    for number_type in ("|u1", "<i2", "<u2"):
+        limits = np.iinfo(number_type)
+        if limits.min <= low and high <= limits.max:
+            return number_type if bool((values == np.rint(values)).all()) else "<f4"
+    return "<f4"
 
 
 def _write_nifti(path: str | os.PathLike[str], values_XYZ: np.ndarray, volume: Volume, number_type: str) -> None:

@@ -1,0 +1,138 @@
+"""The results folder: the contract between computing and showing.  Reading it needs no torch.
+
+===========================  ==============================================================================
+file                         content
+===========================  ==============================================================================
+``scores.csv``               one row per scan, failed ones too: `SCORE_COLUMNS`
+``findings.csv``             one row per connected component above the healthy threshold: `FINDING_COLUMNS`
+``maps/CASE.nii.gz``         anomaly map, float32 in [0, 1], higher = more anomalous, in the scan's own geometry
+``restored/CASE.nii.gz``     the healthy version of the scan, float32, own geometry and intensity scale
+``scans/CASE.nii.gz``        the scan's voxels and geometry, nothing else of its header
+``details/CASE.json``        score of every slice, NLL of every code, whole-scan statistics, warnings
+``figures/CASE.png``         scan, restoration and map on the worst slices
+``results.json``             model hash, settings, seed, versions, healthy scores and thresholds
+``model-card.md``            the model's card
+===========================  ==============================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mendscan.errors import ResultsError
+from mendscan.volumes.tables import read_csv, write_csv
+from mendscan.volumes.writing import write_json
+
+__all__ = [
+    "DETAILS",
+    "FIGURES",
+    "FINDING_COLUMNS",
+    "MAPS",
+    "MODEL_CARD",
+    "RESTORED",
+    "SCANS",
+    "SCORE_COLUMNS",
+    "forget_case",
+    "read_run",
+    "read_scores",
+    "write_results",
+]
+
+SCORE_COLUMNS = (
+    "case",
+    "status",
+    "score",
+    "p_value",
+    "flagged",
+    "part",
+    "local",
+    "local_p_value",
+    "acquisition",
+    "acquisition_p_value",
+    "strangest",
+    "warnings",
+    "paper_score",
+    "max_slice",
+    "max_slice_axis",
+    "map_max",
+    "findings",
+    "seconds",
+    "code",
+    "message",
+)
+FINDING_COLUMNS = (
+    "case",
+    "finding",
+    "volume_mm3",
+    "voxels",
+    "peak",
+    "mean",
+    "expected_false_per_scan",
+    "centre_x_mm",
+    "centre_y_mm",
+    "centre_z_mm",
+    "centre_i",
+    "centre_j",
+    "centre_k",
+)
+SCANS = "scans"
+MAPS = "maps"
+RESTORED = "restored"
+FIGURES = "figures"
+DETAILS = "details"
+MODEL_CARD = "model-card.md"
+_FILES_OF_A_CASE = {SCANS: ".nii.gz", MAPS: ".nii.gz", RESTORED: ".nii.gz", FIGURES: ".png", DETAILS: ".json"}
+
+
+def write_results(
+    folder: Path,
+    score_rows: Sequence[Mapping[str, Any]],
+    finding_rows: Sequence[Mapping[str, Any]],
+    run: dict[str, Any],
+) -> None:
+    """Write the tables and ``results.json``, rows sorted by case."""
+    write_csv(folder / "scores.csv", sorted(score_rows, key=lambda row: str(row["case"])), SCORE_COLUMNS)
+    ordered = sorted(finding_rows, key=lambda row: (row["case"], row["finding"]))
+    write_csv(folder / "findings.csv", ordered, FINDING_COLUMNS)
+    write_json(folder / "results.json", run)
+
+
+def forget_case(folder: Path, case: str) -> None:
+    """Remove the files that an earlier run left of a case."""
+    for name, suffix in _FILES_OF_A_CASE.items():
+        if (folder / name).is_dir():
+            (folder / name / f"{case}{suffix}").unlink(missing_ok=True)
+
+
+def read_scores(folder: Path) -> dict[str, float]:
+    """Return the score of every scan that did not fail.
+
+    Raises:
+        ResultsError: If there is no readable ``scores.csv``.
+    """
+    path = folder / "scores.csv"
+    rows = read_csv(path, ("case", "status", "score"), key=("case",))
+    try:
+        return {row["case"]: float(row["score"]) for row in rows if row["status"] == "ok"}
+    except ValueError as error:
+        raise ResultsError(
+            "the scores cannot be read", where=path, found=error, remedy="give a folder that mendscan detect wrote"
+        ) from None
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return ``results.json``.
+
+    Raises:
+        ResultsError: If it is missing or damaged.
+    """
+    path = folder / "results.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ResultsError(
+            "not a results folder", where=path, found=error, remedy="give a folder that mendscan detect wrote"
+        ) from None
