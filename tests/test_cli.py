@@ -39,6 +39,7 @@ OPTIONS = {
         "precision",
         "false-positive-rate",
         "false-positives-per-scan",
+        "strict",
         "debug",
         "help",
     },

@@ -6,7 +6,8 @@ The tree::
     ├── ScanError            a scan cannot be used: the case fails alone, a batch goes on
     │   ├── UnreadableScanError   the file is missing, truncated, corrupt or of another format
     │   ├── GeometryError         the scan's shape, affine or orientation makes no sense
-    │   └── IntensityError        the voxels make no sense (NaN, constant, ...)
+    │   ├── IntensityError        the voxels make no sense (NaN, constant, ...)
+    │   └── UnfitScanError        the scan does not look like the training scans, and only such were wanted
     ├── ArchiveError         an archive is damaged, unsafe or not laid out as it should be
     ├── CohortError          the scans together cannot be used (too few, none found, duplicates)
     ├── SettingsError        a setting is unknown, out of range or contradicts another
@@ -31,6 +32,7 @@ __all__ = [
     "ResultsError",
     "ScanError",
     "SettingsError",
+    "UnfitScanError",
     "UnreadableScanError",
     "WriteError",
 ]
@@ -123,6 +125,12 @@ class IntensityError(ScanError):
     """The scan's voxel values make no sense."""
 
     default_code = "E_INTENSITY"
+
+
+class UnfitScanError(ScanError):
+    """The scan does not look like the training scans, and only such were wanted."""
+
+    default_code = "E_UNFIT"
 
 
 class ArchiveError(MendscanError):

@@ -20,12 +20,14 @@ from mendscan.cohort.preparing import prepare
 from mendscan.detection.calibration import Calibration, CodeThresholds
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import choose_device
+from mendscan.detection.gate import AcquisitionGate
+from mendscan.detection.gate_facts import gate_facts
 from mendscan.detection.networks import scan_generator
 from mendscan.detection.restoration import draw_uniforms, restore_by_fixed_point
 from mendscan.detection.scoring import weigh_restorations
 from mendscan.detection.standardising import HealthyReference
 from mendscan.detection.voxel_calibration import HealthyKind, TailTable, VoxelCalibration
-from mendscan.errors import IntensityError, ModelError, SettingsError, UnreadableScanError
+from mendscan.errors import IntensityError, ModelError, SettingsError, UnfitScanError, UnreadableScanError
 from mendscan.results import Detection
 from mendscan.volumes.reading import read_volume
 from mendscan.volumes.volume import volume_from_array
@@ -427,3 +429,21 @@ def test_the_code_nll_lies_as_the_scan_does(detector: Detector, scan: Path) -> N
         seen = np.flatnonzero(seen_XYZ.any(axis=tuple(a for a in range(3) if a != axis)))
         covered = np.flatnonzero([low <= voxel <= high for voxel in range(seen_XYZ.shape[axis])])
         assert seen.tolist() == covered.tolist()
+
+
+def test_a_scan_unlike_the_training_scans_is_warned_of_or_refused(
+    detector: Detector, tmp_path: Path, write_scan: WriteScan
+) -> None:
+    """The gate of three healthy heads; one of them comes with voxels of four times the size."""
+    scans = [read_volume(write_scan(tmp_path, f"healthy{seed}", seed=seed)) for seed in range(3)]
+    gate = AcquisitionGate.learn([gate_facts(scan, cell_mm=6.0) for scan in scans], cell_mm=6.0)
+    gated = Detector(detector.networks, replace(detector.calibration, gate=gate), model_hash="m")
+    assert gated.detect(scans[0]).warnings == ()
+    odd = volume_from_array(scans[0].voxels_XYZ, scans[0].affine @ np.diag([4, 4, 4, 1.0]), name="odd")
+    detection = gated.detect(odd)
+    assert {warning.code for warning in detection.warnings} >= {"W_SPACING"}
+    assert "voxels of" in detection.score_row()["warnings"]
+    assert detection.score == detector.detect(odd).score
+    with pytest.raises(UnfitScanError, match=r"odd: the scan does not look like the training scans .*voxels of"):
+        gated.detect(odd, strict=True)
+    assert gated.detect(scans[0], strict=True).score == gated.detect(scans[0]).score

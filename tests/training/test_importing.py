@@ -184,7 +184,7 @@ def test_the_standardised_map_can_be_had_with_healthy_scans(files, scans: Path, 
 
 def test_a_better_reconstruction_with_the_other_stem_is_said(files, scans: Path, tmp_path: Path, monkeypatch) -> None:
     nothing_learnt = Calibration(importing.ORIGINAL_THRESHOLDS, (), VoxelCalibration(threshold=1.0))
-    monkeypatch.setattr(importing, "calibrate", lambda *_: nothing_learnt)
+    monkeypatch.setattr(importing, "calibrate", lambda *_, **__: nothing_learnt)
     lines = {}
     for padding in (False, True):
         said = Said()

@@ -88,6 +88,9 @@ def detect(
     scores: Annotated[
         Scores, typer.Option(help="auto: as the model was planned; paper: score and map of Naval Marimont & Tarroni.")
     ] = Scores.auto,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse scans that do not look like the training scans.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Cores to use; all by default.")] = None,
 ) -> None:
     """Score scans, restore them and map where they depart from healthy anatomy.
@@ -112,6 +115,7 @@ def detect(
             false_positive_rate=false_positive_rate,
             false_positives_per_scan=false_positives_per_scan,
             scores=scores.value,
+            strict=strict,
             workers=workers,
             after_save=save_figure,
             progress=progress,

@@ -122,9 +122,9 @@ def evenly_spaced(slices: int, wanted: int | None) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, slices - 1, count).round().astype(np.int64))
 
 
-def foreground_threshold(voxels_XYZ: Float[np.ndarray, "X Y Z"], background_below: float) -> float:
+def foreground_threshold(voxels: Float[np.ndarray, "..."], background_below: float) -> float:
     """Return the intensity below which a voxel is background: a fraction of the scan's robust range."""
-    low, high = np.percentile(voxels_XYZ, (0.5, 99.5))
+    low, high = np.percentile(voxels, (0.5, 99.5))
     return float(low + background_below * (high - low))
 
 

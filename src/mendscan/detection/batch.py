@@ -53,6 +53,7 @@ class _Options:
     false_positive_rate: float
     false_positives_per_scan: float | None
     scores: Scores
+    strict: bool
 
 
 def detect_folder(
@@ -69,6 +70,7 @@ def detect_folder(
     false_positive_rate: float = 0.05,
     false_positives_per_scan: float | None = None,
     scores: Scores = "auto",
+    strict: bool = False,
     workers: int | None = None,
     after_save: AfterSave | None = None,
     progress: Progress | None = None,
@@ -92,6 +94,7 @@ def detect_folder(
         false_positives_per_scan: Keep only findings so strong that a healthy scan has at most this many, on average;
             None keeps all.
         scores: ``auto``: score and map as the model's settings have them; ``paper``: the paper's.
+        strict: Refuse scans that do not look like the training scans; they are scored, with a warning, otherwise.
         workers: Cores to use; None = all on the CPU, and no process beside an accelerator.  Scans are shared out to
             processes, the slices of each scan to the cores that are left.
         after_save: Called, in the worker, with each detection and the results folder.
@@ -108,7 +111,7 @@ def detect_folder(
     processes, threads = _share_cores(len(paths), workers, on_cpu=choose_device(device).type == "cpu")
     detector = Detector.load(model, device=device, workers=threads)
     options = _Options(
-        restorations, seed, maps, schedule, precision, false_positive_rate, false_positives_per_scan, scores
+        restorations, seed, maps, schedule, precision, false_positive_rate, false_positives_per_scan, scores, strict
     )
     run = _run_facts(detector, options) | _healthy_thresholds(detector.calibration, options, progress)
     write_text(make_folder(folder) / MODEL_CARD, detector.card)
@@ -131,6 +134,8 @@ def detect_folder(
         else:
             score_rows.append(outcome[0])
             finding_rows += outcome[1]
+            if outcome[0]["warnings"]:
+                progress.say(f"{outcome[0]['case']}: {outcome[0]['warnings']}")
         write_results(folder, score_rows, finding_rows, run)
         progress.advance()
     _DETECTOR.clear()
@@ -168,6 +173,7 @@ def _detect_one(
         precision=options.precision,
         false_positives_per_scan=options.false_positives_per_scan,
         scores=options.scores,
+        strict=options.strict,
     )
     detection.save(folder)
     if after_save is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from mendscan.detection.conformal import (
     finding_threshold,
     score_threshold,
 )
+from mendscan.detection.gate import AcquisitionGate
 from mendscan.detection.scan_score import ScanCalibration, ScanScore, top_mean
 from mendscan.detection.voxel_calibration import VoxelCalibration
 from mendscan.errors import ModelError
@@ -28,7 +29,7 @@ Scores = Literal["auto", "paper"]
 """``auto``: score and map as the model's settings have them.  ``paper``: the sum of the code NLL above λ_s, and the
 pooled residual."""
 
-_ACQUISITION = "acquisition_"
+_ACQUISITION, _GATE = "acquisition_", "gate_"
 
 HealthyPeaks = tuple[tuple[float, ...], ...]
 """Largest map value of each finding of each calibration scan; a scan without findings has an empty tuple."""
@@ -82,6 +83,8 @@ class Calibration:
     """Of the scan score in parts; None if the model has the paper's."""
     paper_map_threshold: float | None = None
     """Healthy threshold of the paper's map, where the model has another one."""
+    gate: AcquisitionGate | None = None
+    """What healthy scans look like from outside; None if that is not known."""
 
     def p_value(self, score: float) -> float:
         """Return the conformal p-value of the paper's score, never below 1 / (n + 1)."""
@@ -176,13 +179,15 @@ class Calibration:
             **peaks,
             **scan,
             **paper,
+            **({} if self.gate is None else {"gate": self.gate.to_json()}),
             **self.voxels.to_json(),
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the healthy means and spreads by name, and what acquisition is measured against."""
         scan = {} if self.scan is None else self.scan.acquisition.arrays()
-        return self.voxels.arrays() | {f"{_ACQUISITION}{name}": array for name, array in scan.items()}
+        gate = {} if self.gate is None else self.gate.arrays()
+        return self.voxels.arrays() | _prefixed(_ACQUISITION, scan) | _prefixed(_GATE, gate)
 
     @classmethod
     def from_json(
@@ -190,10 +195,11 @@ class Calibration:
     ) -> Calibration:
         """Rebuild what `to_json` and `arrays` returned."""
         peaks, scan = values.get("healthy_peaks"), None
-        maps = {name: array for name, array in arrays.items() if not name.startswith(_ACQUISITION)}
+        maps = {name: array for name, array in arrays.items() if not name.startswith((_ACQUISITION, _GATE))}
         if "scan" in values:
-            acquisition = {name.removeprefix(_ACQUISITION): arrays[name] for name in arrays if name not in maps}
-            scan = ScanReference(AcquisitionReference(**acquisition), ScanCalibration.from_json(values["scan"]))
+            acquisition = AcquisitionReference(**_without(_ACQUISITION, arrays))
+            scan = ScanReference(acquisition, ScanCalibration.from_json(values["scan"]))
+        gate = AcquisitionGate.from_json(values["gate"], _without(_GATE, arrays)) if "gate" in values else None
         return cls(
             CodeThresholds(values["score_threshold_nats"], values["restoration_threshold_nats"]),
             tuple(values["healthy_scores"]),
@@ -201,4 +207,13 @@ class Calibration:
             None if peaks is None else tuple(map(tuple, peaks)),
             scan,
             values.get("paper_map_threshold"),
+            gate,
         )
+
+
+def _prefixed(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{prefix}{name}": array for name, array in arrays.items()}
+
+
+def _without(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,9 @@ from mendscan.detection.networks import EncodedScan, Networks, Precision
 from mendscan.detection.restoration import Schedule
 from mendscan.detection.scan_score import ScanScore
 from mendscan.detection.voxel_calibration import paper_map
-from mendscan.errors import SettingsError
+from mendscan.errors import SettingsError, UnfitScanError
 from mendscan.models.bundle import load_bundle
-from mendscan.results import CodeNLL, Detection, Finding, find_components
+from mendscan.results import CodeNLL, Detection, Finding, GateWarning, find_components
 from mendscan.shapes import MapSHW, VoxelsXYZ
 from mendscan.volumes.reading import read_volume
 from mendscan.volumes.volume import Volume, volume_from_array
@@ -92,6 +93,7 @@ class Detector:
         precision: Precision = "exact",
         false_positives_per_scan: float | None = None,
         scores: Scores = "auto",
+        strict: bool = False,
     ) -> Detection:
         """Score one scan, restore it and map where it departs from healthy anatomy.
 
@@ -107,9 +109,11 @@ class Detector:
                 average (see `conformal.finding_threshold`); None keeps all.
             scores: ``auto``: score and map as the model's settings have them.  ``paper``: those of Naval Marimont &
                 Tarroni (2021), exactly.
+            strict: Refuse a scan that does not look like the training scans, rather than warn of it.
 
         Raises:
             ScanError: If the scan cannot be read or makes no sense.
+            UnfitScanError: If `strict` and it does not look like the training scans.
             SettingsError: If there are too few calibration scans for `false_positives_per_scan`.
             ModelError: If the model does not know the findings of healthy scans, or nothing of the paper's map.
         """
@@ -124,8 +128,7 @@ class Detector:
             precision=precision,
         )
         with one_thread(self.networks.device):
-            prepared = prepare(volume, self.settings.preparation)
-            encoded = self.networks.encode(prepared, volume.content_hash)
+            prepared, encoded, warnings = self._admit(volume, strict=strict)
             restored = restoring(encoded) if maps or self._needs_restorations(scores) else None
             evidence = self.networks.evidence(encoded, None if restored is None else restored.residual_SHW)
             nats = self._nats(evidence, scores, maps=maps)
@@ -147,6 +150,7 @@ class Detector:
             part_p_values=said.part_p_values,
             strangest=said.strangest,
             statistics=said.statistics,
+            warnings=warnings,
             code_nll=_code_nll(encoded, prepared, threshold=self.calibration.thresholds.score),
             paper_score=encoded.score(self.calibration.thresholds.score),
             slice_scores=encoded.slice_scores(self.calibration.thresholds.score),
@@ -192,6 +196,20 @@ class Detector:
                 residual_SHW = restored.residual_SHW
             ranking_SHW = voxels.ranking_of(self.networks.evidence(encoded, residual_SHW), settings)
             return prepared.to_scan(ranking_SHW, at=encoded.at)
+
+    def _admit(self, volume: Volume, *, strict: bool) -> tuple[Prepared, EncodedScan, tuple[GateWarning, ...]]:
+        """Prepare and encode a scan, and say what is unusual about it."""
+        gate = self.calibration.gate
+        warnings = () if gate is None else gate.warnings(volume)
+        if strict:
+            _refuse_unfit(volume, warnings)
+        prepared = prepare(volume, self.settings.preparation)
+        encoded = self.networks.encode(prepared, volume.content_hash)
+        if gate is not None:
+            warnings += gate.code_warnings(encoded.codes_Shw.numpy())
+        if strict:
+            _refuse_unfit(volume, warnings)
+        return prepared, encoded, warnings
 
     def _needs_restorations(self, scores: Scores) -> bool:
         """Return whether even the score needs them."""
@@ -252,6 +270,16 @@ def map_and_findings(
     map_XYZ = np.clip(prepared.to_scan(on_grid_SHW, at=at), 0, 1)
     model_voxel_mm3 = float(np.prod(prepared.grid.model_spacing_mm(volume.affine)))
     return map_XYZ, find_components(map_XYZ, volume, threshold=threshold, smallest_mm3=2 * model_voxel_mm3)
+
+
+def _refuse_unfit(volume: Volume, warnings: Sequence[GateWarning]) -> None:
+    if warnings:
+        raise UnfitScanError(
+            "the scan does not look like the training scans",
+            where=volume.name,
+            found="; ".join(warning.message for warning in warnings),
+            remedy="check the scan, or detect without strict",
+        )
 
 
 def _code_nll(encoded: EncodedScan, prepared: Prepared, *, threshold: float) -> CodeNLL:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load, save
 
+from mendscan.cohort.fingerprint import ScanFacts
 from mendscan.cohort.preparing import prepare
 from mendscan.cohort.store import measure_cohort
 from mendscan.config import DetectionSettings, Settings, override, parse_settings
 from mendscan.detection.acquisition import AcquisitionReference
 from mendscan.detection.calibration import Calibration, CodeThresholds, HealthyPeaks, ScanReference
+from mendscan.detection.code_usage import CodeUsage
 from mendscan.detection.detector import map_and_findings
 from mendscan.detection.devices import choose_device, one_thread
 from mendscan.detection.evidence import Evidence
+from mendscan.detection.gate import AcquisitionGate
 from mendscan.detection.networks import EncodedScan, Networks
 from mendscan.detection.scan_score import ScanCalibration, top_mean
 from mendscan.detection.voxel_calibration import (
@@ -33,6 +37,7 @@ from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress, Silent
+from mendscan.training.gating import learn_gate
 from mendscan.volumes.reading import find_scans, read_volume
 from mendscan.volumes.writing import make_folder
 
@@ -43,7 +48,12 @@ _FEWEST_LEFT_OUT = 3
 
 
 def calibrate(
-    networks: Networks, scans: Sequence[Path], acquisition: AcquisitionReference | None, progress: Progress
+    networks: Networks,
+    scans: Sequence[Path],
+    acquisition: AcquisitionReference | None,
+    progress: Progress,
+    *,
+    gate: AcquisitionGate | None = None,
 ) -> Calibration:
     """Learn thresholds, the healthy distribution of scores and findings, and the maps' statistics.
 
@@ -52,6 +62,7 @@ def calibrate(
         scans: Held-out healthy scans, prepared and scored exactly as in detection.
         acquisition: How the training scans were taken; None if the model has the paper's score alone.
         progress: Told of every scan.
+        gate: What healthy scans look like from outside; the use of the codes is learnt here.
 
     Raises:
         ScanError: If a scan cannot be read any more.
@@ -76,7 +87,15 @@ def calibrate(
     scan = (
         None if acquisition is None else ScanReference(acquisition, _scan_scores(voxels, evidence, distances, settings))
     )
-    return Calibration(thresholds, tuple(scores), voxels, peaks, scan, paper_threshold)
+    gate = None if gate is None else _with_codes(gate, encoded, networks.settings)
+    return Calibration(thresholds, tuple(scores), voxels, peaks, scan, paper_threshold, gate)
+
+
+def _with_codes(gate: AcquisitionGate, encoded: Sequence[EncodedScan], settings: Settings) -> AcquisitionGate:
+    if len(encoded) < _FEWEST_LEFT_OUT:
+        return gate
+    codes = [scan.codes_Shw.numpy() for scan in encoded]
+    return replace(gate, codes=CodeUsage.learn(codes, codes=settings.vqvae.codes))
 
 
 def _scan_scores(
@@ -146,7 +165,8 @@ def recalibrate(
     """Calibrate a trained model again, on the same calibration scans, into another model folder.
 
     For models of an earlier version, whose calibration knew less, and for other detection settings with the same
-    networks.  Networks, all other settings, plan, split and card stay.
+    networks.  The acquisition gate is learnt from all scans of the folder.  Networks, all other settings, plan, split
+    and card stay.
 
     Args:
         model: A model folder.
@@ -183,8 +203,10 @@ def recalibrate(
             remedy="train again with it",
         )
     acquisition = None if known is None or settings.detection.scan_score == "paper" else known.acquisition
-    calibration_scans = _scans_by_content(Path(healthy), split["calibration"], progress)
-    calibration = calibrate(networks, calibration_scans, acquisition, progress)
+    paths, facts = measure_cohort(find_scans(healthy), progress)
+    calibration_scans = _scans_by_content(paths, facts, split["calibration"], where=healthy)
+    gate = learn_gate(paths, facts, progress)
+    calibration = calibrate(networks, calibration_scans, acquisition, progress, gate=gate)
     save_bundle(
         make_folder(target),
         settings=settings,
@@ -203,14 +225,15 @@ def _arrays(bundle: Bundle) -> dict[str, np.ndarray]:
     return {name: array.numpy() for name, array in bundle.calibration_arrays.items()}
 
 
-def _scans_by_content(folder: Path, wanted: Sequence[str], progress: Progress) -> list[Path]:
-    paths, facts = measure_cohort(find_scans(folder), progress)
+def _scans_by_content(
+    paths: Sequence[Path], facts: Sequence[ScanFacts], wanted: Sequence[str], *, where: object
+) -> list[Path]:
     found = {fact.content_hash: path for fact, path in zip(facts, paths, strict=True)}
     missing = [content for content in wanted if content not in found]
     if missing:
         raise CohortError(
             "not the scans that the model was calibrated on",
-            where=folder,
+            where=where,
             code="E_COHORT_OTHER",
             found=f"{len(missing)} of {len(wanted)} calibration scans missing",
             remedy="give the folder of healthy scans that the model was trained on",

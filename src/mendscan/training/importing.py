@@ -30,6 +30,7 @@ from mendscan.models.original import prior_from_original, published_variant, vqv
 from mendscan.models.vqvae import VQVAE
 from mendscan.progress import Progress, Silent
 from mendscan.training.calibrating import calibrate
+from mendscan.training.gating import learn_gate
 from mendscan.training.imported_card import imported_card
 from mendscan.training.original_checkpoint import OriginalCheckpoint, read_pair
 from mendscan.volumes.reading import find_scans, read_volume
@@ -184,7 +185,7 @@ def _calibrated(
     if figures.get(_OTHER_STEM, math.inf) < figures[_OWN_STEM]:
         other = "--no-stem-padding" if networks.settings.vqvae.stem_padding else "--stem-padding"
         progress.say(f"healthy scans are reconstructed better with {other}: is that how the VQ-VAE was trained?")
-    calibration = calibrate(networks, usable, None, progress)
+    calibration = calibrate(networks, usable, None, progress, gate=learn_gate(usable, facts, progress))
     split = Split((), (), tuple(sorted(fact.content_hash for fact in facts)))
     return fingerprint(facts), split, calibration, figures
 

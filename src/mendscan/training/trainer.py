@@ -32,6 +32,7 @@ from mendscan.training.calibrating import calibrate
 from mendscan.training.choosing import choose_detection
 from mendscan.training.discriminating import ScanData, discriminator_loss, validate_discriminator
 from mendscan.training.epochs import Epochs
+from mendscan.training.gating import learn_gate
 from mendscan.training.interrupts import stop_requests
 from mendscan.training.loop import LossOfStep
 from mendscan.training.metrics_log import MetricsLog, draw_curves
@@ -141,7 +142,9 @@ def train(
     by_hash = dict(zip(hashes, paths, strict=True))
     plan, networks = _with_chosen(plan, networks, split, by_hash, progress)
     acquisition = _acquisition(plan.settings, store, split, progress)
-    calibration = calibrate(networks, [by_hash[content] for content in split.calibration], acquisition, progress)
+    gate = learn_gate(paths, facts, progress)
+    held_out = [by_hash[content] for content in split.calibration]
+    calibration = calibrate(networks, held_out, acquisition, progress, gate=gate)
     figures = _save_model(folder, plan, split, networks, calibration, log)
     shutil.rmtree(work)
     return TrainingSummary(folder, plan, figures | {"seconds": time.monotonic() - started})
