@@ -39,6 +39,8 @@ OPTIONS = {
         "precision",
         "false-positive-rate",
         "false-positives-per-scan",
+        "dicom-out",
+        "dicom-patient",
         "debug",
         "help",
     },

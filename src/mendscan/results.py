@@ -8,6 +8,8 @@ file                         content
 ``maps/CASE.nii.gz``         anomaly map, float32 in [0, 1], higher = more anomalous, in the scan's own geometry
 ``restored/CASE.nii.gz``     the healthy version of the scan, float32, own geometry and intensity scale
 ``figures/CASE.png``         scan, restoration and map on the worst slices
+``dicom/CASE-map.dcm``       on request: the map as a DICOM Parametric Map
+``dicom/CASE-findings.dcm``  on request: the findings as a DICOM Segmentation
 ``results.json``             model hash, settings, seed, versions, thresholds from healthy scans
 ===========================  ==============================================================================
 """
@@ -21,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from scipy import ndimage
 
 from mendscan.errors import ResultsError
 from mendscan.parallel import available_cores, each_in_threads
 from mendscan.shapes import VoxelsXYZ
+from mendscan.volumes.dicom_writing import DICOM, FINDINGS_SUFFIX, MAP_SUFFIX
 from mendscan.volumes.tables import read_csv, write_csv
 from mendscan.volumes.volume import Volume
 from mendscan.volumes.writing import make_folder, write_json, write_map
@@ -38,6 +41,7 @@ __all__ = [
     "Finding",
     "find_components",
     "forget_case",
+    "labelled_components",
     "read_run",
     "read_scores",
     "write_results",
@@ -232,9 +236,21 @@ def find_components(
         threshold: Voxels above it belong to a component (26 neighbours).
         smallest_mm3: Components smaller than this are left out.
     """
+    _, components = labelled_components(map_XYZ, volume, threshold)
+    return tuple(found for _, found in components if found.volume_mm3 >= smallest_mm3)
+
+
+def labelled_components(
+    map_XYZ: VoxelsXYZ, volume: Volume, threshold: float
+) -> tuple[Integer[np.ndarray, "X Y Z"], list[tuple[int, Finding]]]:
+    """Return the connected components of a map above a threshold, down to one voxel, and which voxels are of which.
+
+    Returns:
+        The label of each voxel, 0 = none; label and description of each component, largest sum of the map first.
+    """
     labels, count = ndimage.label(map_XYZ > threshold, structure=np.ones((3, 3, 3)))
     if count == 0:
-        return ()
+        return labels, []
     # Only the voxels above the threshold are looked at again: a scan has many, its components few.
     where = np.nonzero(labels)
     component, values = labels[where] - 1, map_XYZ[where]
@@ -242,8 +258,8 @@ def find_components(
     peaks = ndimage.maximum(values, component, np.arange(count))
     centres = np.stack([np.bincount(component, weights=axis) for axis in where], axis=1) / voxels[:, None]
     voxel_mm3 = float(abs(np.linalg.det(volume.affine[:3, :3])))
-    order = [n for n in np.argsort(-sums, kind="stable") if voxels[n] * voxel_mm3 >= smallest_mm3]
-    return tuple(
+    order = np.argsort(-sums, kind="stable")
+    found = (
         Finding(
             volume_mm3=float(voxels[n] * voxel_mm3),
             voxels=int(voxels[n]),
@@ -254,6 +270,7 @@ def find_components(
         )
         for n in order
     )
+    return labels, [(int(n) + 1, one) for n, one in zip(order, found, strict=True)]
 
 
 def write_results(
@@ -270,8 +287,9 @@ def write_results(
 
 
 def forget_case(folder: Path, case: str) -> None:
-    """Remove the map, restoration and picture that an earlier run left of a case."""
-    for name, suffix in ((MAPS, ".nii.gz"), (RESTORED, ".nii.gz"), (FIGURES, ".png")):
+    """Remove the map, restoration, picture and DICOM objects that an earlier run left of a case."""
+    objects = ((DICOM, MAP_SUFFIX), (DICOM, FINDINGS_SUFFIX))
+    for name, suffix in ((MAPS, ".nii.gz"), (RESTORED, ".nii.gz"), (FIGURES, ".png"), *objects):
         if (folder / name).is_dir():
             (folder / name / f"{case}{suffix}").unlink(missing_ok=True)
 
