@@ -40,7 +40,7 @@ def derived_uid(*parts: str) -> str:
 
     Example:
         >>> derived_uid("series", "a")
-        '2.25.208120306127083263127614195171170107091'
+        '2.25.298960408425318785185321654184696544626'
     """
     number = int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:16])
     number = number & ~(0xF << 76) | 0x8 << 76

@@ -29,8 +29,12 @@ from mendscan.volumes.writing import make_folder, write_chunks
 
 __all__ = ["DICOM", "FINDINGS_SUFFIX", "MAP_SUFFIX", "write_dicom_results"]
 
-DICOM, MAP_SUFFIX, FINDINGS_SUFFIX = "dicom", "-map.dcm", "-findings.dcm"
-"""Folder of a results folder, and what the files in it are called after the case."""
+DICOM = "dicom"
+"""The folder in a results folder."""
+MAP_SUFFIX = "-map.dcm"
+"""What follows the case in the name of its map."""
+FINDINGS_SUFFIX = "-findings.dcm"
+"""What follows the case in the name of its findings."""
 
 
 def write_dicom_results(
