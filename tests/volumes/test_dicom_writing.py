@@ -405,6 +405,10 @@ def test_names_are_kept_in_any_character_set(tmp_path: Path, character_set: Any,
         ({"ImagePositionPatient": ["1", "2", "3"]}, GeometryError, "E_GRID"),
         ({"Rows": 5}, GeometryError, "E_GRID"),
         ({"SOPClassUID": "1.2.3.4"}, UnreadableScanError, "E_DICOM_SOURCES"),
+        ({"SOPClassUID": ENHANCED_MR}, UnreadableScanError, "E_DICOM_SOURCES"),
+        ({"enhanced": True, "SOPClassUID": MR}, UnreadableScanError, "E_DICOM_SOURCES"),
+        ({"enhanced": True, "PerFrameFunctionalGroupsSequence": []}, GeometryError, "E_DICOM_GEOMETRY"),
+        ({"enhanced": True, "SharedFunctionalGroupsSequence": []}, GeometryError, "E_DICOM_GEOMETRY"),
     ],
 )
 def test_series_that_cannot_be_derived_from(tmp_path: Path, attributes, kind, code) -> None:
@@ -438,9 +442,12 @@ def test_files_that_are_not_the_slices_of_the_scan(tmp_path: Path) -> None:
     assert not (tmp_path / "dicom").exists()
 
 
-def test_damaged_headers_are_one_typed_error_or_harmless(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("enhanced", [False, True], ids=["single frames", "enhanced"])
+def test_damaged_headers_are_one_typed_error_or_harmless(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, enhanced: bool
+) -> None:
     generator = np.random.default_rng(0)
-    sources = write_source_series(tmp_path / "source", voxels(), AXIAL)
+    sources = write_source_series(tmp_path / "source", voxels(), AXIAL, enhanced=enhanced)
     whole = sources[0].read_bytes()
     for _ in range(60):
         damaged = bytearray(whole)

@@ -104,9 +104,10 @@ def frames_of(dataset: Any, *, where: object) -> list[Frame]:
         for own in dataset.PerFrameFunctionalGroupsSequence:
             position, orientation, measures = ((own if macro in own else shared)[macro].value[0] for macro in _MACROS)
             frames.append(_frame(position, orientation, measures, dataset))
+        if not frames:
+            raise ValueError("no frames")
         return frames
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError):
-        # The cause may quote the header, and with it the patient.
+    except Exception:  # noqa: BLE001 - damaged headers raise a dozen kinds, and the messages may quote the patient
         raise GeometryError(
             "the DICOM image does not say where its pixels lie",
             where=where,

@@ -197,7 +197,8 @@ def _built(kind: Any, series: SourceSeries, frames: np.ndarray, *, name: str, **
                 coding_schemes=[_our_scheme()],
                 **attributes,
             )
-        except KeyError:
+        except (KeyError, AttributeError, TypeError, ValueError):
+            # The frames fit, so it is the kind: highdicom does not know it, or expects other headers of it.
             raise UnreadableScanError(
                 "nothing can be derived from this kind of DICOM object",
                 where=name,

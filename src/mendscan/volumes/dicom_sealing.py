@@ -30,9 +30,9 @@ def sealed_bytes(made: Any, patient: Mapping[str, str] | None) -> bytes:
             _fill_in(made, patient)
         _forget_clock(made)
         _identify(made, lambda _: PLACEHOLDER_UID)
-        digest = hashlib.sha256(_file_bytes(made)).hexdigest()
+        digest = hashlib.sha256(_file(made).getbuffer()).hexdigest()
         _identify(made, lambda what: derived_uid(what, digest))
-        return _file_bytes(made)
+        return _file(made).getvalue()
 
 
 def derived_uid(*parts: str) -> str:
@@ -70,7 +70,7 @@ def _identify(made: Any, uid_of: Callable[[str], str]) -> None:
         item.DimensionOrganizationUID = uid_of("dimensions")
 
 
-def _file_bytes(made: Any) -> bytes:
+def _file(made: Any) -> io.BytesIO:
     buffer = io.BytesIO()
     made.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+    return buffer

@@ -86,16 +86,17 @@ def write_dicom_results(
         )
     series = read_source_series(sources, volume)
     kept = findings[:MOST_SEGMENTS]
-    labels_XYZ = np.where(labels_XYZ > len(kept), 0, labels_XYZ)
+    if len(kept) < len(findings):
+        labels_XYZ = np.where(labels_XYZ > len(kept), 0, labels_XYZ)
     filled_in = series.patient if patient else None
     target = make_folder(folder / DICOM)
-    made = map_object(series, map_XYZ, provenance, name=volume.name)
     written = [target / f"{volume.name}{MAP_SUFFIX}"]
-    _write(written[0], sealed_bytes(made, filled_in), partial(_check_map, map_XYZ, volume))
+    data = sealed_bytes(map_object(series, map_XYZ, provenance, name=volume.name), filled_in)
+    _write(written[0], data, partial(_check_map, map_XYZ, volume))
     path = target / f"{volume.name}{FINDINGS_SUFFIX}"
     if kept:
-        made = findings_object(series, labels_XYZ, kept, provenance, name=volume.name)
-        _write(path, sealed_bytes(made, filled_in), partial(_check_findings, labels_XYZ, volume))
+        data = sealed_bytes(findings_object(series, labels_XYZ, kept, provenance, name=volume.name), filled_in)
+        _write(path, data, partial(_check_findings, labels_XYZ, volume))
         return (*written, path)
     path.unlink(missing_ok=True)
     return tuple(written)
