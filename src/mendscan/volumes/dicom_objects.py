@@ -182,7 +182,7 @@ def findings_object(
 def _built(kind: Any, series: SourceSeries, frames: np.ndarray, *, name: str, **attributes: Any) -> Any:
     with quoting_silenced():
         try:
-            return kind(
+            made = kind(
                 list(series.images),
                 frames,
                 series_instance_uid=PLACEHOLDER_UID,
@@ -197,6 +197,8 @@ def _built(kind: Any, series: SourceSeries, frames: np.ndarray, *, name: str, **
                 coding_schemes=[_our_scheme()],
                 **attributes,
             )
+            made.ContentCreatorName = ""  # nobody; highdicom leaves it out, but it must be there
+            return made
         except (KeyError, AttributeError, TypeError, ValueError):
             # The frames fit, so it is the kind: highdicom does not know it, or expects other headers of it.
             raise UnreadableScanError(
