@@ -169,6 +169,18 @@ def test_simpleitk_reads_the_segments(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.ravel()[:whole_bytes] > 0, np.ravel(expected)[:whole_bytes])
 
 
+@pytest.mark.parametrize("affine", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_frames_of_the_map_ascend_along_rows_cross_columns(tmp_path: Path, affine: np.ndarray) -> None:
+    # Readers that stack frames as they come, such as dcmqi in 3D Slicer, would show another order upside down.
+    write(tmp_path, affine)
+    read = read_map(tmp_path)
+    shared, own = read.SharedFunctionalGroupsSequence[0], read.PerFrameFunctionalGroupsSequence
+    normal = np.cross(*np.reshape(shared.PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3)).astype(float))
+    along = [normal @ np.array(item.PlanePositionSequence[0].ImagePositionPatient, float) for item in own]
+    assert (np.diff(along) > 1).all()
+    assert [item.FrameContentSequence[0].DimensionIndexValues for item in own] == list(range(1, SHAPE[2] + 1))
+
+
 def test_spacing_and_thickness_are_those_of_the_source(tmp_path: Path) -> None:
     write(tmp_path, series={"SliceThickness": "2.5"})
     (measures,) = read_map(tmp_path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
@@ -255,6 +267,13 @@ def test_what_the_map_says_of_itself(tmp_path: Path) -> None:
     assert mapping.QuantityDefinitionSequence[0].ConceptCodeSequence[0].CodeValue == "ANOMALY"
     (window,) = read.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence
     assert (window.WindowCenter, window.WindowWidth, window.VOILUTFunction) == (0.5, 1, "LINEAR_EXACT")
+
+
+@pytest.mark.parametrize(("said", "expected"), [({}, "U"), ({"Laterality": "L"}, "L"), ({"Laterality": CANARY}, "U")])
+def test_the_side_is_that_of_the_source(tmp_path: Path, said: dict[str, str], expected: str) -> None:
+    write(tmp_path, series=said)
+    (anatomy,) = read_map(tmp_path).SharedFunctionalGroupsSequence[0].FrameAnatomySequence
+    assert (anatomy.FrameLaterality, anatomy.AnatomicRegionSequence[0].CodeMeaning) == (expected, "Body structure")
 
 
 def test_what_the_segments_say_of_their_findings(tmp_path: Path) -> None:

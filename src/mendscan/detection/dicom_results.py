@@ -13,9 +13,9 @@ from jaxtyping import Integer
 from mendscan.errors import SettingsError
 from mendscan.models.bundle import load_bundle
 from mendscan.results import Detection, labelled_components
-from mendscan.volumes.dicom_objects import MOST_SEGMENTS, Provenance, require_highdicom
+from mendscan.volumes.dicom_objects import MOST_SEGMENTS, Provenance
 from mendscan.volumes.dicom_silence import quoting_silenced
-from mendscan.volumes.dicom_writing import write_dicom_results
+from mendscan.volumes.dicom_writing import require_highdicom, write_dicom_results
 from mendscan.volumes.reading import case_name, find_scans
 
 __all__ = ["DicomResults", "dicom_results", "label_findings", "sources_of"]

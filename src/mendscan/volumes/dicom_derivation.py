@@ -39,6 +39,7 @@ PATIENT_ATTRIBUTES = (
 _IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _DATES = ("StudyDate", "SeriesDate", "AcquisitionDate")
 _TIMES = ("StudyTime", "SeriesTime", "AcquisitionTime")
+_SIDES = ("Laterality", "ImageLaterality")
 _COMPRESSION = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _GEOMETRY = (
     "Rows",
@@ -50,7 +51,16 @@ _GEOMETRY = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
-_READ = (*_IDENTIFIERS, *_DATES, *_TIMES, *_COMPRESSION, *_GEOMETRY, *PATIENT_ATTRIBUTES, "SeriesNumber")
+_READ = (
+    *_IDENTIFIERS,
+    *_DATES,
+    *_TIMES,
+    *_SIDES,
+    *_COMPRESSION,
+    *_GEOMETRY,
+    *PATIENT_ATTRIBUTES,
+    "SeriesNumber",
+)
 _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
 _DATE = re.compile(r"\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
 _TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?")
@@ -68,6 +78,7 @@ class SourceSeries:
         number: Its series number; None if it has none.
         content_date: When it was taken (DA).
         content_time: The same (TM).
+        laterality: ``L`` or ``R`` of a part that the body has two of, as far as the series says; else ``U``.
         patient: Text by keyword, of `PATIENT_ATTRIBUTES`.
     """
 
@@ -76,6 +87,7 @@ class SourceSeries:
     number: int | None
     content_date: str
     content_time: str
+    laterality: str
     patient: dict[str, str]
 
 
@@ -109,7 +121,15 @@ def read_source_series(paths: Sequence[Path], volume: Volume) -> SourceSeries:
 
 def _series(header: Any, images: Sequence[Any], cuts: Sequence[Cut]) -> SourceSeries:
     date, time = _content_date_time(header)
-    return SourceSeries(tuple(images), tuple(cuts), _series_number(header), date, time, _patient(header))
+    return SourceSeries(
+        images=tuple(images),
+        cuts=tuple(cuts),
+        number=_series_number(header),
+        content_date=date,
+        content_time=time,
+        laterality=next((str(header.get(side)) for side in _SIDES if header.get(side) in ("L", "R")), "U"),
+        patient=_patient(header),
+    )
 
 
 def _header(path: Path, name: str) -> Any:

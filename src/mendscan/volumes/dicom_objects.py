@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Integer
 
 import mendscan
-from mendscan.errors import SettingsError, UnreadableScanError, WriteError
+from mendscan.errors import UnreadableScanError, WriteError
 from mendscan.shapes import VoxelsXYZ
 from mendscan.volumes.dicom_derivation import SourceSeries
 from mendscan.volumes.dicom_sealing import PLACEHOLDER_UID, derived_uid
@@ -24,7 +24,6 @@ __all__ = [
     "SegmentedFinding",
     "findings_object",
     "map_object",
-    "require_highdicom",
 ]
 
 MOST_SEGMENTS = 255
@@ -72,24 +71,6 @@ class Provenance:
     threshold: float
 
 
-def require_highdicom() -> None:
-    """Refuse to go on without highdicom.
-
-    Raises:
-        SettingsError: If it is not installed (E_EXTRA).
-    """
-    try:
-        import highdicom  # noqa: F401
-    except ImportError:
-        raise SettingsError(
-            "writing DICOM needs highdicom",
-            where="--dicom-out",
-            code="E_EXTRA",
-            found="not installed",
-            remedy="pip install 'mendscan[dicom]'",
-        ) from None
-
-
 def map_object(series: SourceSeries, map_XYZ: VoxelsXYZ, provenance: Provenance, *, name: str) -> Any:
     """Return the anomaly map as a Parametric Map (float32), one frame per frame of the series.
 
@@ -130,7 +111,8 @@ def map_object(series: SourceSeries, map_XYZ: VoxelsXYZ, provenance: Provenance,
         real_world_value_mappings=[mapping],
         voi_lut_transformations=[window],
     )
-    made.Laterality = ""  # not known; it must be there, as a body part of a pair is not excluded
+    made.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy(series)]
+    _put_in_ascending_order(made)
     made.DerivationDescription = (
         f"Anomaly map by mendscan {mendscan.__version__}, model {provenance.model}, seed {provenance.seed}. "
         "0 to 1, higher = less likely under the healthy training scans; "
@@ -210,6 +192,24 @@ def _built(kind: Any, series: SourceSeries, frames: np.ndarray, *, name: str, **
             ) from None
 
 
+def _put_in_ascending_order(made: Any) -> None:
+    """Let frames follow each other along rows × columns: highdicom has the reverse.
+
+    Position and pixels of each frame belong together in either order, but dcmqi, in 3D Slicer, stacks the frames of a
+    Parametric Map as they come, and would show the reverse upside down.
+    """
+    own = made.PerFrameFunctionalGroupsSequence
+    orientation = made.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
+    normal = np.cross(*np.array(orientation, np.float64).reshape(2, 3))
+    along = [float(normal @ np.array(item.PlanePositionSequence[0].ImagePositionPatient, np.float64)) for item in own]
+    order = np.argsort(along)
+    frames = np.frombuffer(made.FloatPixelData, "<f4").reshape(len(own), -1)
+    made.FloatPixelData = frames[order].tobytes()
+    made.PerFrameFunctionalGroupsSequence = [own[n] for n in order]
+    for place, item in enumerate(made.PerFrameFunctionalGroupsSequence, start=1):
+        item.FrameContentSequence[0].DimensionIndexValues = place
+
+
 def _segment(number: int, finding: SegmentedFinding, provenance: Provenance, identity: tuple[str, ...]) -> Any:
     import highdicom as hd
     from pydicom.sr.codedict import codes
@@ -243,6 +243,17 @@ def _segment(number: int, finding: SegmentedFinding, provenance: Provenance, ide
         f"(map from 0 to 1, healthy threshold {provenance.threshold:g}). {_RESEARCH}"
     )
     return segment
+
+
+def _anatomy(series: SourceSeries) -> Any:
+    """Say where in the body: no more than the side is known, but readers such as dcmqi, in 3D Slicer, need it."""
+    import highdicom as hd
+    from pydicom.dataset import Dataset
+
+    anatomy = Dataset()
+    anatomy.FrameLaterality = series.laterality
+    anatomy.AnatomicRegionSequence = [hd.sr.CodedConcept("123037004", "SCT", "Body structure")]
+    return anatomy
 
 
 def _our_scheme() -> Any:

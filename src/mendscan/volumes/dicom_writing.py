@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from mendscan.errors import GeometryError, WriteError
+from mendscan.errors import GeometryError, SettingsError, WriteError
 from mendscan.shapes import VoxelsXYZ
 from mendscan.volumes.dicom_derivation import read_source_series
 from mendscan.volumes.dicom_frames import cuts_through, frames_of
@@ -20,14 +20,13 @@ from mendscan.volumes.dicom_objects import (
     SegmentedFinding,
     findings_object,
     map_object,
-    require_highdicom,
 )
 from mendscan.volumes.dicom_sealing import sealed_bytes
 from mendscan.volumes.dicom_silence import quoting_silenced
 from mendscan.volumes.volume import Volume
 from mendscan.volumes.writing import make_folder, write_chunks
 
-__all__ = ["DICOM", "FINDINGS_SUFFIX", "MAP_SUFFIX", "write_dicom_results"]
+__all__ = ["DICOM", "FINDINGS_SUFFIX", "MAP_SUFFIX", "require_highdicom", "write_dicom_results"]
 
 DICOM = "dicom"
 """The folder in a results folder."""
@@ -35,6 +34,24 @@ MAP_SUFFIX = "-map.dcm"
 """What follows the case in the name of its map."""
 FINDINGS_SUFFIX = "-findings.dcm"
 """What follows the case in the name of its findings."""
+
+
+def require_highdicom() -> None:
+    """Refuse to go on without highdicom.
+
+    Raises:
+        SettingsError: If it is not installed (E_EXTRA).
+    """
+    try:
+        import highdicom  # noqa: F401
+    except ImportError:
+        raise SettingsError(
+            "writing DICOM needs highdicom",
+            where="--dicom-out",
+            code="E_EXTRA",
+            found="not installed",
+            remedy="pip install 'mendscan[dicom]'",
+        ) from None
 
 
 def write_dicom_results(
