@@ -199,7 +199,8 @@ def test_what_is_said_after() -> None:
         {"case": "e", "status": "ok", "findings": 3},
     ]
     prepared = hook({case: [Path(case)] for case in "abce"})
-    (empty, crowded) = prepared.notes_after(rows)
+    (done, empty, crowded) = prepared.notes_after(rows)
+    assert done == "DICOM objects of 3 scans in the folder dicom of the results"
     assert empty.endswith("no finding: a")
     assert crowded.endswith(f"first {MOST_SEGMENTS} findings: b")
-    assert prepared.notes_after(rows[2:]) == []
+    assert prepared.notes_after(rows[2:]) == [done.replace("3", "1")]

@@ -15,7 +15,7 @@ from mendscan.models.bundle import load_bundle
 from mendscan.results import Detection, labelled_components
 from mendscan.volumes.dicom_objects import MOST_SEGMENTS, Provenance
 from mendscan.volumes.dicom_silence import quoting_silenced
-from mendscan.volumes.dicom_writing import require_highdicom, write_dicom_results
+from mendscan.volumes.dicom_writing import DICOM, require_highdicom, write_dicom_results
 from mendscan.volumes.reading import case_name, find_scans
 
 __all__ = ["DicomResults", "dicom_results", "label_findings", "sources_of"]
@@ -76,7 +76,7 @@ class DicomResults:
         counts = {case: count for case, count in counts.items() if case in self.sources}
         empty = [case for case, count in counts.items() if count == 0]
         crowded = [case for case, count in counts.items() if count > MOST_SEGMENTS]
-        notes = []
+        notes = [f"DICOM objects of {len(counts)} scans in the folder {DICOM} of the results"]
         if empty:
             notes.append(f"no DICOM Segmentation where there is no finding: {_named(empty)}")
         if crowded:
