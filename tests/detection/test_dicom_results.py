@@ -154,7 +154,7 @@ def test_dicom_scans_of_a_mixed_folder_get_their_objects(
 ) -> None:
     scans, sources = mixed
     steps = one_after_the_other(save_figure, hook(sources))
-    for folder, workers in (("1", 0), ("2", 2)):
+    for folder, workers in (("1", 0), ("2", 1)):
         summary = detect_folder(
             model_folder, scans, tmp_path / folder, workers=workers, device="cpu", restorations=2, after_save=steps
         )
