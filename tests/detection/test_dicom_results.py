@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from detection.conftest import head
 from mendscan.cli import app
 from mendscan.detection.batch import detect_folder, one_after_the_other
 from mendscan.detection.detector import Detector
-from mendscan.detection.dicom_results import DicomResults, dicom_results, label_findings, sources_of
+from mendscan.detection.dicom_results import DicomResults, comes_from_dicom, dicom_results, label_findings, sources_of
 from mendscan.errors import CohortError, ModelError, SettingsError
 from mendscan.report.figures import save_figure
 from mendscan.results import Detection
@@ -34,9 +35,9 @@ def detection(detector: Detector) -> Detection:
     return detector.detect(volume_from_array(head(1), AXIAL, name="a"), restorations=2)
 
 
-def hook(sources: dict[str, list[Path]], **options: Any) -> DicomResults:
+def hook(scans: dict[str, Path], **options: Any) -> DicomResults:
     wanted = {"without": (), "model": "0" * 64, "seed": 0, "patient": False} | options
-    return DicomResults({case: tuple(paths) for case, paths in sources.items()}, **wanted)
+    return DicomResults(scans, **wanted)
 
 
 # --- which voxel is of which finding ---------------------------------------------------------------------------------
@@ -81,10 +82,14 @@ def test_the_sources_are_the_files_of_the_same_series(tmp_path: Path, write_scan
     assert sources_of(write_scan(tmp_path, "scan")) == []
 
 
-def test_a_folder_stands_for_its_series(tmp_path: Path) -> None:
+def test_a_folder_stands_for_its_series(tmp_path: Path, write_scan: WriteScan) -> None:
     assert sources_of(tmp_path) == []
+    scan = write_scan(tmp_path, "scan")
+    assert not comes_from_dicom(tmp_path)
     own = write_source_series(tmp_path, head(1), AXIAL)
     assert sources_of(tmp_path) == sorted(own)
+    assert comes_from_dicom(tmp_path)
+    assert [comes_from_dicom(each) for each in (own[0], scan, tmp_path / "absent")] == [True, False, False]
 
 
 # --- refused before anything is computed -----------------------------------------------------------------------------
@@ -112,7 +117,7 @@ def test_it_says_beforehand_what_cannot_be(
 def test_a_series_is_prepared_with_the_models_hash(tmp_path: Path, model_folder: Path) -> None:
     sources = write_source_series(tmp_path, head(1), AXIAL)
     prepared = dicom_results(model_folder, sources[0], seed=7, maps=True, patient=True)
-    assert prepared.sources == {sources[0].name: tuple(sorted(sources))}
+    assert prepared.scans == {sources[0].name: sources[0]}
     assert prepared.model == Detector.load(model_folder, device="cpu").model_hash
     assert (prepared.seed, prepared.patient, prepared.without) == (7, True, ())
 
@@ -135,14 +140,14 @@ def test_the_commands_options(tmp_path: Path, model_folder: Path, write_scan: Wr
 
 
 @pytest.fixture
-def mixed(tmp_path: Path, write_scan: WriteScan) -> tuple[Path, dict[str, list[Path]]]:
-    """Three scans, and the DICOM series that two of them are copies of."""
-    sources = {}
+def mixed(tmp_path: Path, write_scan: WriteScan) -> tuple[Path, dict[str, Path]]:
+    """Three scans, and a file of the DICOM series that two of them are copies of."""
+    series = {}
     for name, seed in (("a", 1), ("b", 2), ("c", 3)):
         write_scan(tmp_path / "scans", name, voxels=head(seed), affine=AXIAL)
         if name != "c":
-            sources[name] = write_source_series(tmp_path / "series" / name, head(seed), AXIAL)
-    return tmp_path / "scans", sources
+            series[name] = write_source_series(tmp_path / "series" / name, head(seed), AXIAL)[3]
+    return tmp_path / "scans", series
 
 
 def objects(results: Path) -> dict[str, bytes]:
@@ -150,14 +155,14 @@ def objects(results: Path) -> dict[str, bytes]:
 
 
 def test_dicom_scans_of_a_mixed_folder_get_their_objects(
-    model_folder: Path, mixed: tuple[Path, dict[str, list[Path]]], tmp_path: Path
+    model_folder: Path, mixed: tuple[Path, dict[str, Path]], tmp_path: Path
 ) -> None:
-    scans, sources = mixed
-    steps = one_after_the_other(save_figure, hook(sources))
-    for folder, workers in (("1", 0), ("2", 1)):
-        summary = detect_folder(
-            model_folder, scans, tmp_path / folder, workers=workers, device="cpu", restorations=2, after_save=steps
-        )
+    scans, series = mixed
+    steps = one_after_the_other(save_figure, hook(series))
+    sent = pickle.loads(pickle.dumps(steps))  # as it gets to worker processes
+    for folder, step in (("1", steps), ("2", sent)):
+        results = tmp_path / folder
+        summary = detect_folder(model_folder, scans, results, workers=0, device="cpu", restorations=2, after_save=step)
         assert summary.failed == 0
     assert list(objects(tmp_path / "1")) == ["a-findings.dcm", "a-map.dcm", "b-findings.dcm", "b-map.dcm"]
     assert objects(tmp_path / "1") == objects(tmp_path / "2")
@@ -169,11 +174,14 @@ def test_dicom_scans_of_a_mixed_folder_get_their_objects(
 
 
 def test_a_scan_that_is_not_that_of_its_files_fails_alone_and_leaves_nothing(
-    model_folder: Path, mixed: tuple[Path, dict[str, list[Path]]], tmp_path: Path
+    model_folder: Path, mixed: tuple[Path, dict[str, Path]], tmp_path: Path
 ) -> None:
-    scans, sources = mixed
+    scans, series = mixed
     results = tmp_path / "results"
-    for step in (hook(sources), hook(sources | {"b": sources["b"][1:]})):
+    for missing in (False, True):
+        if missing:
+            next(path for path in series["b"].parent.iterdir() if path != series["b"]).unlink()
+        step = hook(series)
         summary = detect_folder(model_folder, scans, results, workers=0, device="cpu", restorations=2, after_save=step)
     assert {row["case"]: row.get("code") for row in summary.rows if row["status"] == "failed"} == {"b": "E_GRID"}
     assert list(objects(results)) == ["a-findings.dcm", "a-map.dcm"]
@@ -198,7 +206,7 @@ def test_what_is_said_after() -> None:
         {"case": "d", "status": "ok", "findings": 0},
         {"case": "e", "status": "ok", "findings": 3},
     ]
-    prepared = hook({case: [Path(case)] for case in "abce"})
+    prepared = hook({case: Path(case) for case in "abce"})
     (done, empty, crowded) = prepared.notes_after(rows)
     assert done == "DICOM objects of 3 scans in the folder dicom of the results"
     assert empty.endswith("no finding: a")

@@ -18,7 +18,7 @@ from mendscan.volumes.dicom_silence import quoting_silenced
 from mendscan.volumes.dicom_writing import DICOM, require_highdicom, write_dicom_results
 from mendscan.volumes.reading import case_name, find_scans
 
-__all__ = ["DicomResults", "dicom_results", "label_findings", "sources_of"]
+__all__ = ["DicomResults", "comes_from_dicom", "dicom_results", "label_findings", "sources_of"]
 
 _PREAMBLE, _MAGIC = 128, b"DICM"
 _CASES_NAMED = 5
@@ -29,14 +29,14 @@ class DicomResults:
     """Writes each detection as DICOM whose scan came from DICOM files; called when it is saved.
 
     Attributes:
-        sources: The files of each case that has some.
-        without: Cases that have none.
+        scans: What each case that comes from DICOM files is read from: one of the files, or their folder.
+        without: Cases that come from others.
         model: SHA-256 of the model, in hex.
         seed: Seed of the restorations.
         patient: Whether the objects are filed under the patient.
     """
 
-    sources: Mapping[str, tuple[Path, ...]]
+    scans: Mapping[str, Path]
     without: tuple[str, ...]
     model: str
     seed: int
@@ -44,12 +44,12 @@ class DicomResults:
 
     def __call__(self, detection: Detection, folder: Path) -> None:
         """Write map and findings into the folder ``dicom`` of a results folder, if there are files to derive from."""
-        if detection.map_XYZ is None or detection.case not in self.sources:
+        if detection.map_XYZ is None or detection.case not in self.scans:
             return
         write_dicom_results(
             folder,
             volume=detection.volume,
-            sources=self.sources[detection.case],
+            sources=sources_of(self.scans[detection.case]),
             map_XYZ=detection.map_XYZ,
             labels_XYZ=label_findings(detection),
             findings=detection.findings,
@@ -73,7 +73,7 @@ class DicomResults:
             rows: Of ``scores.csv``.
         """
         counts = {str(row["case"]): row["findings"] for row in rows if row["status"] == "ok"}
-        counts = {case: count for case, count in counts.items() if case in self.sources}
+        counts = {case: count for case, count in counts.items() if case in self.scans}
         empty = [case for case, count in counts.items() if count == 0]
         crowded = [case for case, count in counts.items() if count > MOST_SEGMENTS]
         notes = [f"DICOM objects of {len(counts)} scans in the folder {DICOM} of the results"]
@@ -104,9 +104,9 @@ def dicom_results(model: str | Path, scans: str | Path, *, seed: int, maps: bool
         raise SettingsError(
             "there is nothing to write as DICOM without maps", where="--dicom-out", remedy="leave out --no-maps"
         )
-    found = {case_name(path): tuple(sources_of(path)) for path in find_scans(scans)}
-    sources = {case: paths for case, paths in found.items() if paths}
-    if not sources:
+    found = {case_name(path): path for path in find_scans(scans)}
+    from_dicom = {case: path for case, path in found.items() if comes_from_dicom(path)}
+    if not from_dicom:
         raise SettingsError(
             "no scan comes from DICOM files, so there is no study to write results into",
             where="--dicom-out",
@@ -114,8 +114,17 @@ def dicom_results(model: str | Path, scans: str | Path, *, seed: int, maps: bool
             expected="at least one DICOM series",
             remedy="leave it out: maps are written as NIfTI in any case",
         )
-    without = tuple(case for case, paths in found.items() if not paths)
-    return DicomResults(sources, without, load_bundle(Path(model)).model_hash, seed, patient)
+    without = tuple(case for case in found if case not in from_dicom)
+    return DicomResults(from_dicom, without, load_bundle(Path(model)).model_hash, seed, patient)
+
+
+def comes_from_dicom(scan: Path) -> bool:
+    """Return whether a scan is read from DICOM files, by their first bytes alone.
+
+    Args:
+        scan: A file, or a folder that stands for the series in it.
+    """
+    return any(map(_is_dicom, scan.iterdir())) if scan.is_dir() else _is_dicom(scan)
 
 
 def sources_of(scan: Path) -> list[Path]:

@@ -181,7 +181,7 @@ def _built(kind: Any, series: SourceSeries, frames: np.ndarray, *, name: str, **
             )
             made.ContentCreatorName = ""  # nobody; highdicom leaves it out, but it must be there
             return made
-        except (KeyError, AttributeError, TypeError, ValueError):
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
             # The frames fit, so it is the kind: highdicom does not know it, or expects other headers of it.
             raise UnreadableScanError(
                 "nothing can be derived from this kind of DICOM object",
@@ -189,7 +189,7 @@ def _built(kind: Any, series: SourceSeries, frames: np.ndarray, *, name: str, **
                 code="E_DICOM_SOURCES",
                 found=series.images[0].SOPClassUID.name,
                 expected="CT, MR or other images in three dimensions",
-            ) from None
+            ) from error
 
 
 def _put_in_ascending_order(made: Any) -> None:
