@@ -297,6 +297,15 @@ def test_without_findings_there_is_no_segmentation_and_none_of_an_earlier_run(tm
     assert [path.name for path in (tmp_path / "dicom").iterdir()] == ["case-map.dcm"]
 
 
+def test_a_single_finding_is_a_segmentation_of_one_segment(tmp_path: Path) -> None:
+    volume = volume_from_array(voxels(), AXIAL, name="case")
+    labels = to_ras(some_labels() == 1, volume).astype(int)
+    write(tmp_path, findings=FINDINGS[:1], labels_XYZ=labels)
+    read = read_findings(tmp_path)
+    assert read.number_of_segments == 1
+    np.testing.assert_array_equal(placed(read.pixel_array, read, AXIAL), some_labels() == 1)
+
+
 def test_of_very_many_findings_the_first_are_written(tmp_path: Path) -> None:
     volume = volume_from_array(voxels(), AXIAL, name="case")
     labels = np.zeros(SHAPE, np.int32)

@@ -144,8 +144,9 @@ def _check_findings(labels_XYZ: Integer[np.ndarray, "X Y Z"], volume: Volume, re
     count = read.NumberOfFrames * read.Rows * read.Columns
     bits = np.unpackbits(np.frombuffer(read.PixelData, np.uint8), count=count, bitorder="little")
     frames = bits.reshape(-1, read.Rows, read.Columns).astype(bool)
-    own = read.PerFrameFunctionalGroupsSequence
-    numbers = [item.SegmentIdentificationSequence[0].ReferencedSegmentNumber for item in own]
+    own, shared = read.PerFrameFunctionalGroupsSequence, read.SharedFunctionalGroupsSequence[0]
+    macro = "SegmentIdentificationSequence"  # shared if there is one segment
+    numbers = [(item if macro in item else shared)[macro].value[0].ReferencedSegmentNumber for item in own]
     # A slice has a frame for each finding in it, so places occur more than once: each frame is looked up alone.
     cuts = [cuts_through(volume, [frame], where=volume.name)[0] for frame in frames_of(read, where=volume.name)]
     same = all(
