@@ -40,6 +40,8 @@ OPTIONS = {
         "false-positive-rate",
         "false-positives-per-scan",
         "strict",
+        "dicom-out",
+        "dicom-patient",
         "debug",
         "help",
     },

@@ -92,16 +92,28 @@ def detect(
         bool, typer.Option("--strict", help="Refuse scans that do not look like the training scans.")
     ] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Cores to use; all by default.")] = None,
+    dicom_out: Annotated[
+        bool, typer.Option("--dicom-out", help="Also write map and findings of DICOM scans as DICOM.")
+    ] = False,
+    dicom_patient: Annotated[
+        bool, typer.Option("--dicom-patient", help="File these under the patient: name and id will be in them.")
+    ] = False,
 ) -> None:
     """Score scans, restore them and map where they depart from healthy anatomy.
 
     Example: mendscan detect -m model -i new_scans -o results
     """
     from mendscan.console import ConsoleProgress, show_detection
-    from mendscan.detection.batch import detect_folder
+    from mendscan.detection.batch import detect_folder, one_after_the_other
+    from mendscan.detection.dicom_results import dicom_results
     from mendscan.report.figures import save_figure
 
+    if dicom_patient and not dicom_out:
+        raise typer.BadParameter("it is about --dicom-out, which is not given", param_hint="--dicom-patient")
+    dicom = dicom_results(model, scans, seed=seed, maps=maps, patient=dicom_patient) if dicom_out else None
     with ConsoleProgress() as progress:
+        for note in dicom.notes_before() if dicom else ():
+            progress.say(note)
         summary = detect_folder(
             model,
             scans,
@@ -117,9 +129,11 @@ def detect(
             scores=scores.value,
             strict=strict,
             workers=workers,
-            after_save=save_figure,
+            after_save=one_after_the_other(save_figure, dicom) if dicom else save_figure,
             progress=progress,
         )
+        for note in dicom.notes_after(summary.rows) if dicom else ():
+            progress.say(note)
     show_detection(summary.rows, results)
     if summary.failed:
         raise typer.Exit(EXIT_ALL_FAILED if summary.failed == len(summary.rows) else EXIT_SOME_FAILED)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from mendscan.results.layout import MODEL_CARD
 from mendscan.volumes.reading import case_name, find_scans
 from mendscan.volumes.writing import make_folder, write_text
 
-__all__ = ["BatchSummary", "detect_folder"]
+__all__ = ["BatchSummary", "detect_folder", "one_after_the_other"]
 
 AfterSave = Callable[[Detection, Path], None]
 
@@ -143,6 +144,16 @@ def detect_folder(
     return BatchSummary(tuple(sorted(score_rows, key=lambda row: str(row["case"]))), failed)
 
 
+def one_after_the_other(*steps: AfterSave) -> AfterSave:
+    """Return the steps as one, for `after_save`; processes can be sent it if they can be sent each of the steps."""
+    return partial(_take, steps)
+
+
+def _take(steps: Sequence[AfterSave], detection: Detection, folder: Path) -> None:
+    for step in steps:
+        step(detection, folder)
+
+
 _DETECTOR: list[Detector] = []
 """The detector of this process, loaded once."""
 
@@ -177,7 +188,11 @@ def _detect_one(
     )
     detection.save(folder)
     if after_save is not None:
-        after_save(detection, folder)
+        try:
+            after_save(detection, folder)
+        except MendscanError:
+            forget_case(folder, detection.case)  # a failed scan has no results
+            raise
     row = detection.score_row() | {"flagged": _flagged(detection.p_value, _DETECTOR[0].calibration, options)}
     return row, detection.finding_rows()
 

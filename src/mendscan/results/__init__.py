@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mendscan.results.components import Finding, find_components
+from mendscan.results.components import Finding, find_components, labelled_components
 from mendscan.results.detection import CodeNLL, Detection, GateWarning
 from mendscan.results.layout import (
     FIGURES,
@@ -28,6 +28,7 @@ __all__ = [
     "Results",
     "find_components",
     "forget_case",
+    "labelled_components",
     "read_results",
     "read_run",
     "read_scores",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from scipy import ndimage
 
 from mendscan.shapes import VoxelsXYZ
 from mendscan.volumes.volume import Volume
 
-__all__ = ["Finding", "find_components"]
+__all__ = ["Finding", "find_components", "labelled_components"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,21 @@ def find_components(
         threshold: Voxels above it belong to a component (26 neighbours).
         smallest_mm3: Components smaller than this are left out.
     """
+    _, components = labelled_components(map_XYZ, volume, threshold)
+    return tuple(found for _, found in components if found.volume_mm3 >= smallest_mm3)
+
+
+def labelled_components(
+    map_XYZ: VoxelsXYZ, volume: Volume, threshold: float
+) -> tuple[Integer[np.ndarray, "X Y Z"], list[tuple[int, Finding]]]:
+    """Return the connected components of a map above a threshold, down to one voxel, and which voxels are of which.
+
+    Returns:
+        The label of each voxel, 0 = none; label and description of each component, largest sum of the map first.
+    """
     labels, count = ndimage.label(map_XYZ > threshold, structure=np.ones((3, 3, 3)))
     if count == 0:
-        return ()
+        return labels, []
     # Only the voxels above the threshold are looked at again: a scan has many, its components few.
     where = np.nonzero(labels)
     component, values = labels[where] - 1, map_XYZ[where]
@@ -58,8 +70,8 @@ def find_components(
     peaks = ndimage.maximum(values, component, np.arange(count))
     centres = np.stack([np.bincount(component, weights=axis) for axis in where], axis=1) / voxels[:, None]
     voxel_mm3 = float(abs(np.linalg.det(volume.affine[:3, :3])))
-    order = [n for n in np.argsort(-sums, kind="stable") if voxels[n] * voxel_mm3 >= smallest_mm3]
-    return tuple(
+    order = np.argsort(-sums, kind="stable")
+    found = (
         Finding(
             volume_mm3=float(voxels[n] * voxel_mm3),
             voxels=int(voxels[n]),
@@ -70,6 +82,7 @@ def find_components(
         )
         for n in order
     )
+    return labels, [(int(n) + 1, one) for n, one in zip(order, found, strict=True)]
 
 
 def _triple(values: Float[np.ndarray, " 3"]) -> tuple[float, float, float]:

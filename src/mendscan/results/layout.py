@@ -9,6 +9,8 @@ file                         content
 ``restored/CASE.nii.gz``     the healthy version of the scan, float32, own geometry and intensity scale
 ``scans/CASE.nii.gz``        the scan's voxels and geometry, nothing else of its header
 ``details/CASE.json``        score of every slice, NLL of every code, whole-scan statistics, warnings
+``dicom/CASE-map.dcm``       on request: the map as a DICOM Parametric Map
+``dicom/CASE-findings.dcm``  on request: the findings as a DICOM Segmentation
 ``figures/CASE.png``         scan, restoration and map on the worst slices
 ``results.json``             model hash, settings, seed, versions, healthy scores and thresholds
 ``model-card.md``            the model's card
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from mendscan.errors import ResultsError
+from mendscan.volumes.dicom_writing import DICOM, FINDINGS_SUFFIX, MAP_SUFFIX
 from mendscan.volumes.tables import read_csv, write_csv
 from mendscan.volumes.writing import write_json
 
@@ -84,7 +87,15 @@ RESTORED = "restored"
 FIGURES = "figures"
 DETAILS = "details"
 MODEL_CARD = "model-card.md"
-_FILES_OF_A_CASE = {SCANS: ".nii.gz", MAPS: ".nii.gz", RESTORED: ".nii.gz", FIGURES: ".png", DETAILS: ".json"}
+_FILES_OF_A_CASE = (
+    (SCANS, ".nii.gz"),
+    (MAPS, ".nii.gz"),
+    (RESTORED, ".nii.gz"),
+    (FIGURES, ".png"),
+    (DETAILS, ".json"),
+    (DICOM, MAP_SUFFIX),
+    (DICOM, FINDINGS_SUFFIX),
+)
 
 
 def write_results(
@@ -102,7 +113,7 @@ def write_results(
 
 def forget_case(folder: Path, case: str) -> None:
     """Remove the files that an earlier run left of a case."""
-    for name, suffix in _FILES_OF_A_CASE.items():
+    for name, suffix in _FILES_OF_A_CASE:
         if (folder / name).is_dir():
             (folder / name / f"{case}{suffix}").unlink(missing_ok=True)
 
