@@ -8,7 +8,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "mendscan"
 
-# cli > demo > console > benchmark | submission > report > evaluation > baselines > training > detection > results
+# cli > demo > console > benchmark | submission > report | viewer > evaluation > baselines > training > detection > results
 # > cohort | models > volumes > config > ...
 # Unlike `training | detection` side by side, training sits above: its last stage calibrates with detection's own code.
 LAYERS = (
@@ -21,7 +21,7 @@ LAYERS = (
     {"training"},
     {"baselines"},
     {"evaluation"},
-    {"report"},
+    {"report", "viewer"},
     {"benchmark", "submission"},
     {"console"},
     {"console_submission", "demo", "exits", "options", "tutorial"},
