@@ -72,8 +72,8 @@ async function show(number, finding) {
 }
 
 async function draw(number, signal) {
-  const { geometry, volumes, failed, message } = page.about;
-  if (failed) return say(`This scan failed. ${message}`);
+  const { geometry, volumes, failed } = page.about;
+  if (failed) return say("This scan could not be scored; the reason is beside.");
   if (!volumes.scan) return say("There is no picture of this scan; the reason is beside.");
   if (page.noPictures) return say(page.noPictures);
   const grid = new Grid(geometry);
@@ -136,7 +136,7 @@ function goToFinding(n, named = true) {
   const found = page.about?.listed[n];
   if (!found || found.centre_mm.includes(null)) return;
   page.finding = n;
-  panel.select(n);
+  panel.select(n, named);
   scene.moveToMm(found.centre_mm);
   // Without a new entry of the history: back leads to the scan before, not through its findings.
   if (named) history.replaceState(null, "", `#${page.number + 1}.${n + 1}`);

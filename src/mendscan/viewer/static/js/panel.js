@@ -31,9 +31,9 @@ export class Panel {
     this.#host.prepend(notice("alert bad", "Not all can be shown", [problem]));
   }
 
-  select(finding) {
+  select(finding, reveal) {
     this.#findings.forEach((row, n) => row.setAttribute("aria-selected", n === finding ? "true" : "false"));
-    if (this.#findings[finding]) scrollTo(this.#findings[finding], this.#host);
+    if (reveal && this.#findings[finding]) scrollTo(this.#findings[finding], this.#host);
   }
 
   #table({ listed }) {

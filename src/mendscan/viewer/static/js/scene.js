@@ -18,8 +18,8 @@ const OPTIONS = {
   multiplanarLayout: 0, // what fills the canvas best
   multiplanarShowRender: 1, // always
   multiplanarPadPixels: 4,
-  crosshairWidthUnit: "percent",
-  crosshairWidth: 0.35,
+  crosshairWidthUnit: "mm",
+  crosshairWidth: 0.5,
   crosshairColor: [0.42, 0.78, 0.9, 0.75],
   show3Dcrosshair: true,
   backColor: [0, 0, 0, 1],
@@ -221,8 +221,17 @@ export class Scene {
     this.#view.drawScene();
   }
 
+  // The crosshair is a body of so many mm: on the screen it shall be a little more than a pixel thick.
+  #fitCrosshair() {
+    const tile = this.#view.screenSlices.find(({ axCorSag, sliceFrac }) => axCorSag <= 2 && Number.isFinite(sliceFrac));
+    if (!tile) return;
+    const mm = (1.4 * window.devicePixelRatio * Math.abs(tile.fovMM[0])) / tile.leftTopWidthHeight[2];
+    if (Math.abs(mm / this.#view.opts.crosshairWidth - 1) > 0.15) requestAnimationFrame(() => this.#view.setCrosshairWidth(mm));
+  }
+
   #place() {
     if (!this.showsScan) return;
+    this.#fitCrosshair();
     const slices = this.#grid.nearest(this.#at());
     const tiles = this.#view.screenSlices.map(({ axCorSag, sliceFrac, leftTopWidthHeight }) => {
       const plane = axCorSag <= 2 && Number.isFinite(sliceFrac) ? axCorSag : null;
