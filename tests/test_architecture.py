@@ -8,8 +8,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "mendscan"
 
-# cli > demo > console > benchmark | submission > report | viewer > evaluation > baselines > training > detection > results
-# > cohort | models > volumes > config > ...
+# cli > demo > console > benchmark | submission > report | viewer > evaluation > baselines > training > detection
+# > results > cohort | models > volumes > config > ...
 # Unlike `training | detection` side by side, training sits above: its last stage calibrates with detection's own code.
 LAYERS = (
     {"errors", "shapes", "progress", "parallel"},

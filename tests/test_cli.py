@@ -55,6 +55,7 @@ OPTIONS = {
         "debug",
         "help",
     },
+    "view": {"input", "port", "host", "token", "open", "debug", "help"},
     "sample": {"model", "output", "number", "position", "seed", "temperature", "device", "debug", "help"},
     "evaluate": {
         "input",

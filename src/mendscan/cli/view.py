@@ -23,9 +23,7 @@ def view(
     host: Annotated[
         str, typer.Option(help="Address to listen on; any other than this machine's own needs a token.")
     ] = "127.0.0.1",
-    token: Annotated[
-        str | None, typer.Option(help="A secret that every request must know; auto makes one.")
-    ] = None,
+    token: Annotated[str | None, typer.Option(help="A secret that every request must know; auto makes one.")] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Look at results on a local page: scan, map and restoration in three planes and 3-D, findings, slice scores.
@@ -45,8 +43,8 @@ def view(
         console.print("Research use only; not a medical device.")
         if not is_loopback(host):
             console.print(
-                "[yellow]warning: other machines can reach this page, and what it shows travels unencrypted; whoever has "
-                "the address above can see the scans[/yellow]"
+                "[yellow]warning: other machines can reach this page, and what it shows travels unencrypted; "
+                "whoever has the address above can see the scans[/yellow]"
             )
         if open_browser:
             webbrowser.open(address)

@@ -20,6 +20,7 @@ from mendscan.errors import SettingsError
 __all__ = ["Access", "Refusal", "is_loopback", "new_token", "open_to"]
 
 _NAMES_OF_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_MADE = "auto"
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,128}")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+)(?::([0-9]{1,5}))?")
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised, never a default
@@ -102,12 +103,12 @@ class Access:
         return site in ("none", "same-origin") or linked
 
     def _knows_token(self, path: str, query: str, headers: Mapping[str, str]) -> bool:
-        assert self.token is not None
+        token = self.token or ""
         given = [part.strip().partition("=") for part in headers.get("cookie", "").split(";")]
         known = [value for name, _, value in given if name == self.cookie]
         scheme, _, value = headers.get("authorization", "").partition(" ")
         known += [value] if scheme.lower() == "bearer" else []
-        return any(_same(value, self.token) for value in known) or self.introduces(path, query)
+        return any(_same(value, token) for value in known) or self.introduces(path, query)
 
 
 def open_to(host: str, port: int, token: str | None) -> Access:
@@ -123,7 +124,7 @@ def open_to(host: str, port: int, token: str | None) -> Access:
     Raises:
         SettingsError: If the token is short or could not stand in an address.
     """
-    if token == "auto" or (token is None and not is_loopback(host)):
+    if token == _MADE or (token is None and not is_loopback(host)):
         token = new_token()
     if token is not None and not _TOKEN.fullmatch(token):
         raise SettingsError(

@@ -24,7 +24,7 @@ POLICY = "; ".join(
         "trusted-types 'none'",
     )
 )
-"""What the page may load and do: its own scripts, styles and data; nothing from elsewhere, no text turned into markup."""
+"""What the page may load and do: its own scripts, styles and data; nothing from elsewhere, no text as markup."""
 _HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",

@@ -40,7 +40,7 @@ _SAME_GRID_MM = 1e-3
 def overview(results: Results) -> dict[str, Any]:
     """Return what the list of scans shows, in the order of `Results.cases`."""
     return {
-        "run": {key: results.run.get(key) for key in _RUN},
+        "run": {key: _plain(results.run.get(key)) for key in _RUN},
         "cases": [_listed(case, number) for number, case in enumerate(results.cases)],
     }
 
@@ -184,7 +184,7 @@ def _profile(details: Details, native: NativeGeometry) -> dict[str, Any]:
 
 
 def _statistics(values: Mapping[str, float]) -> list[dict[str, Any]]:
-    ordered = sorted(values.items(), key=lambda item: -abs(item[1]) if math.isfinite(item[1]) else -math.inf)
+    ordered = sorted(values.items(), key=lambda item: -abs(item[1]) if math.isfinite(item[1]) else math.inf)
     return [{"name": name, "value": _finite(value)} for name, value in ordered]
 
 
@@ -205,3 +205,7 @@ def _number(case: ResultCase, column: str) -> float | None:
 
 def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _plain(value: Any) -> str | int | float | None:
+    return _finite(value) if isinstance(value, float) else value if isinstance(value, str | int | None) else None

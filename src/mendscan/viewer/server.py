@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
@@ -12,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp
 
-from mendscan.results import read_results
+from mendscan.errors import MendscanError
+from mendscan.results import Results, read_results
 from mendscan.viewer.access import Access
 from mendscan.viewer.guard import Guard
 from mendscan.viewer.pages import case_page, overview, volume_file
@@ -21,8 +23,13 @@ __all__ = ["create_app"]
 
 _STATIC = Path(__file__).parent / "static"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_NUMBER = re.compile(r"[0-9]{1,7}")
 _READ = ["GET", "HEAD"]
-_REASONS = {404: "there is nothing at this address", 422: "the address is not understood"}
+_REASONS = {
+    404: "there is nothing at this address",
+    422: "the address is not understood",
+    500: "the results folder is damaged where it tells of this scan; run mendscan detect again",
+}
 
 
 def create_app(results_folder: str | Path, access: Access) -> ASGIApp:
@@ -57,26 +64,27 @@ def create_app(results_folder: str | Path, access: Access) -> ASGIApp:
         return JSONResponse(listing)
 
     @app.api_route("/api/cases/{number}", methods=_READ)
-    def one_scan(number: int) -> Response:
-        _check(number, len(results.cases))
-        return JSONResponse(case_page(results, number))
+    def one_scan(number: str) -> Response:
+        return JSONResponse(case_page(results, _place(number, results)))
 
     @app.api_route("/api/cases/{number}/{kind}", methods=_READ)
-    def one_volume(number: int, kind: Literal["scan", "map", "restored"]) -> Response:
-        _check(number, len(results.cases))
-        path = volume_file(results.folder, results.cases[number], kind)
+    def one_volume(number: str, kind: Literal["scan", "map", "restored"]) -> Response:
+        path = volume_file(results.folder, results.cases[_place(number, results)], kind)
         if path is None:
             raise HTTPException(404)
         return FileResponse(path, media_type="application/octet-stream")
 
     app.add_exception_handler(AnyHTTPException, _told)
     app.add_exception_handler(RequestValidationError, _told)
+    app.add_exception_handler(MendscanError, _told)
     return Guard(app, access)
 
 
-def _check(number: int, count: int) -> None:
-    if not 0 <= number < count:
+def _place(number: str, results: Results) -> int:
+    # Plain digits: a parser would take " 1", "1_0" and the digits of other scripts, too.
+    if _NUMBER.fullmatch(number) is None or int(number) >= len(results.cases):
         raise HTTPException(404)
+    return int(number)
 
 
 def _static_file(path: Path) -> Response:
@@ -85,5 +93,5 @@ def _static_file(path: Path) -> Response:
 
 async def _told(request: Request, error: Exception) -> Response:
     # FastAPI's own answers repeat what was asked for.
-    status: Any = getattr(error, "status_code", 422)
+    status: int = getattr(error, "status_code", 500 if isinstance(error, MendscanError) else 422)
     return JSONResponse({"error": _REASONS.get(status, "the request cannot be answered")}, status)
