@@ -26,7 +26,7 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of this folder, and keep them in one process: they share a browser."""
+    """Mark every test of this folder."""
     for item in items:
         if item.path.parent.name == "browser":
             item.add_marker(pytest.mark.browser)
@@ -38,9 +38,9 @@ def browser_path() -> str | None:
     return named or next(filter(None, map(shutil.which, _NAMES)), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Chromium, started once."""
+    """Chromium, started once a module: while it runs its event loop counts as running, and others could not start."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = browser_path()
     if path is None:

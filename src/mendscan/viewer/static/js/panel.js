@@ -85,19 +85,22 @@ function warnings({ warnings: found, problems, geometry }) {
 function score({ score: value, p_value, flagged, part, parts, strangest, paper_score, map_max }, run) {
   const verdict = flagged === null ? "" : flagged ? "flagged" : "not flagged";
   const rate = run.false_positive_rate;
-  const why = flagged === null ? "too few calibration scans to flag at this rate" : `at most ${shown(100 * rate, 0)} % of healthy scans are flagged`;
+  const why = [
+    flagged === null ? "too few calibration scans to flag" : rate === null ? "" : `at most ${shown(100 * rate, 0)} % of healthy scans are flagged`,
+    run.calibration_scans === null ? "" : `from ${run.calibration_scans} healthy scans`,
+  ].filter(Boolean).join("; ");
   const big = element("p", { class: "score" }, element("strong", {}, shown(value, 2)), element("span", {}, ` p ${shown(p_value, 3)}`));
   if (verdict) big.append(element("span", { class: flagged ? "tag" : "tag calm" }, verdict));
   const rows = Object.entries(parts).filter(([, each]) => each.value !== null)
     .map(([name, each]) => [name, `${shown(each.value, 2)}, p ${shown(each.p_value, 3)}`, name === part, PARTS[name]]);
   if (strangest) rows.push(["strangest", strangest.replace(/ -/, " −"), false, "The whole-scan statistic that departs most, in healthy standard deviations"]);
-  rows.push(["paper's score", `${shown(paper_score, 1)} nats`, false, "The sum of −log p over unlikely codes"]);
-  rows.push(["largest in map", shown(map_max, 3), false, ""]);
+  if (paper_score !== null) rows.push(["paper's score", `${shown(paper_score, 1)} nats`, false, "The sum of −log p over unlikely codes"]);
+  if (map_max !== null) rows.push(["largest in map", shown(map_max, 3), false, ""]);
   const list = element("dl", { class: "figures" });
   for (const [name, text, decided, title] of rows) {
     list.append(element("dt", { title: title || null }, name), element("dd", {}, text, decided ? element("span", { class: "quiet" }, " decided") : ""));
   }
-  return section("Score", big, element("p", { class: "quiet" }, `${why}; from ${run.calibration_scans ?? "unknown"} healthy scans`), list);
+  return section("Score", big, why ? element("p", { class: "quiet" }, why) : null, list);
 }
 
 function statistics({ statistics: values }) {
@@ -117,8 +120,8 @@ function statistic(name, value, largest) {
 }
 
 function footnote(run) {
-  const model = run.model ? ` · model ${String(run.model).slice(0, 12)}` : "";
-  return element("p", { class: "quiet foot" }, `mendscan ${run.mendscan ?? ""}${model} · ${run.notice ?? ""}`);
+  const parts = [run.mendscan && `mendscan ${run.mendscan}`, run.model && `model ${String(run.model).slice(0, 12)}`, run.notice];
+  return element("p", { class: "quiet foot" }, parts.filter(Boolean).join(" · ") || "Research use only; not a medical device.");
 }
 
 function notice(kind, title, texts) {
@@ -126,5 +129,5 @@ function notice(kind, title, texts) {
 }
 
 function section(title, ...parts) {
-  return element("section", {}, element("h2", {}, title), ...parts);
+  return element("section", {}, element("h2", {}, title), ...parts.filter(Boolean));
 }

@@ -85,7 +85,7 @@ export class Scene {
     this.#fits(grid);
     this.clear();
     const [low, high] = greys(voxels);
-    const layer = await niivue.NVImage.new(asNifti(voxels, grid), "scan.nii", "gray", 1, null, low, high);
+    const layer = await niivue.NVImage.new(asNifti(voxels, grid, [low, high]), "scan.nii", "gray", 1, null, low, high);
     Object.assign(layer, { cal_min: low, cal_max: high });
     this.#grid = grid;
     this.#voxels.scan = voxels;
@@ -98,7 +98,7 @@ export class Scene {
 
   async showMap(voxels) {
     const { threshold, opacity } = this.#state;
-    const layer = await niivue.NVImage.new(asNifti(voxels, this.#grid), "map.nii", COLOURS, opacity, null, threshold, 1);
+    const layer = await niivue.NVImage.new(asNifti(voxels, this.#grid, [threshold, 1]), "map.nii", COLOURS, opacity, null, threshold, 1);
     Object.assign(layer, { cal_min: threshold, cal_max: 1, colormapType: HIDDEN_BELOW_MINIMUM, opacity });
     this.#voxels.map = voxels;
     this.#layers.map = layer;

@@ -50,7 +50,7 @@ function toRas(values, { slope, intercept }, grid) {
   return turned;
 }
 
-export function asNifti(voxels, grid) {
+export function asNifti(voxels, grid, [low, high]) {
   const bytes = new ArrayBuffer(HEADER + voxels.byteLength);
   const view = new DataView(bytes);
   view.setInt32(0, 348, true);
@@ -61,6 +61,8 @@ export function asNifti(voxels, grid) {
   view.setFloat32(108, HEADER, true);
   view.setFloat32(112, 1, true);
   view.setUint8(123, 2); // mm
+  view.setFloat32(124, high, true); // what is shown; without it NiiVue counts all voxels to find out
+  view.setFloat32(128, low, true);
   view.setInt16(254, 1, true); // sform only
   grid.rasAffine.flat().forEach((value, n) => view.setFloat32(280 + 4 * n, value, true));
   [0x6e, 0x2b, 0x31, 0].forEach((byte, n) => view.setUint8(344 + n, byte));
@@ -71,7 +73,7 @@ export function asNifti(voxels, grid) {
 export function greys(voxels) {
   // From the 1st to the 99.5th percentile of what is not background (the lowest value), of some 200,000 voxels.
   let lowest = Infinity;
-  for (const value of voxels) if (value < lowest) lowest = value;
+  for (let n = 0; n < voxels.length; n++) if (voxels[n] < lowest) lowest = voxels[n];
   const step = Math.max(1, Math.floor(voxels.length / 200003)) | 1;
   const sample = [];
   for (let n = 0; n < voxels.length; n += step) if (voxels[n] > lowest) sample.push(voxels[n]);
