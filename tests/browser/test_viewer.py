@@ -231,6 +231,12 @@ def test_keys_lead_through_scans_and_voxels(watched: Watched) -> None:
     assert "None above the healthy threshold." in page.locator("#panel").inner_text()
     page.keyboard.press("k")
     watched.restored("anomalous")
+    for key in "jjkjjk":  # faster than scans are loaded
+        page.keyboard.press(key)
+    watched.restored("warned")
+    page.keyboard.press("k")
+    page.keyboard.press("k")
+    watched.restored("anomalous")
     go_to(watched, (8, 9, 10))
     before = np.array(numbers(said(page, "voxel")))
     for key, change in (("ArrowRight", (0, 0, 1)), ("ArrowUp", (-1, 0, 0)), ("PageUp", (0, -1, 0))):
@@ -278,6 +284,7 @@ def test_a_damaged_map_is_told_and_the_scan_is_shown(watched: Watched) -> None:
     page = watched.open("#4")
     page.locator("text=the anomaly map: the compressed data are damaged or cut off").wait_for()
     assert (said(page, "map"), said(page, "scan")) == ("–", "300")
+    assert page.locator("#threshold").is_disabled()
     page.keyboard.press("k")
     watched.restored("warned")
     assert "damaged" not in page.locator("#panel").inner_text()
@@ -288,6 +295,7 @@ def test_a_failed_scan_says_why(watched: Watched) -> None:
     page.locator("text=This scan could not be scored; the reason is beside.").wait_for()
     assert "broken_file.nii: 3 NaN" in page.locator("#panel").inner_text()
     assert page.locator(".tile").count() == 0
+    assert page.locator("#flip").is_disabled()
 
 
 def test_a_click_on_the_slice_scores_goes_to_the_slice(watched: Watched) -> None:

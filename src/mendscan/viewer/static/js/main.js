@@ -62,26 +62,33 @@ async function show(number, finding) {
   scene.clear();
   say("loading …");
   try {
-    page.about = await askCase(number, asking.signal);
-    panel.show(page.about, page.results.run);
-    await draw(number, asking.signal);
+    const about = await askCase(number, asking.signal);
+    asking.signal.throwIfAborted();
+    page.about = about;
+    panel.show(about, page.results.run);
+    offer("map", Boolean(about.volumes.map));
+    offer("restored", Boolean(about.volumes.restored));
+    await draw(asking.signal);
     if (finding >= 0 || page.about.listed.length > 0) goToFinding(Math.max(0, finding), finding >= 0);
   } catch (error) {
     if (!asking.signal.aborted) say(error.message);
   }
 }
 
-async function draw(number, signal) {
+async function draw(signal) {
   const { geometry, volumes, failed } = page.about;
   if (failed) return say("This scan could not be scored; the reason is beside.");
   if (!volumes.scan) return say("There is no picture of this scan; the reason is beside.");
   if (page.noPictures) return say(page.noPictures);
   const grid = new Grid(geometry);
-  const scan = await fetched("scan", grid, signal, true);
+  const scan = await fetched("scan", grid, signal);
   page.grid = grid;
   await scene.showScan(scan, grid);
+  signal.throwIfAborted();
   say("");
   if (volumes.map) await tried(async () => scene.showMap(await fetched("map", grid, signal)), signal);
+  signal.throwIfAborted();
+  offer("map", scene.has("map"));
   tellVolume();
   if (volumes.restored && grid.voxels <= LAZY_VOXELS) restore();
 }
@@ -111,7 +118,14 @@ function restore() {
   page.restoring ??= tried(async () => {
     const voxels = await fetched("restored", page.grid, signal);
     if (!signal.aborted) scene.takeRestored(voxels);
-  }, signal);
+  }, signal).then(() => signal.aborted || offer("restored", scene.has("restored")));
+}
+
+// What is not there cannot be chosen, and is not shown as if it were chosen.
+function offer(what, there) {
+  const controls = what === "map" ? ["threshold", "opacity"] : ["blend", "flip"];
+  for (const id of controls) byId(id).disabled = !there;
+  if (what === "restored") flip(there ? Number(byId("blend").value) : 0);
 }
 
 function say(text) {
@@ -165,6 +179,7 @@ function flip(value) {
   if (value > 0 && page.about?.volumes.restored && page.grid) restore();
   byId("blend").value = String(value);
   byId("flip").setAttribute("aria-pressed", String(value >= 1));
+  byId("flip").textContent = value > 0 && !scene.has("restored") ? "Loading …" : "Restored";
   scene.blend = value;
 }
 
@@ -191,7 +206,7 @@ function toggleTheme() {
   document.documentElement.dataset.theme = dark ? "light" : "dark";
 }
 
-const flipped = () => flip(Number(byId("blend").value) > 0 ? 0 : 1);
+const flipped = () => byId("flip").disabled || flip(Number(byId("blend").value) > 0 ? 0 : 1);
 const besides = (step) => { location.hash = String(page.list.beside(page.number, step) + 1); };
 let shownOpacity = 0.7;
 

@@ -36,6 +36,7 @@ export class Scene {
   #grid = null;
   #state = { threshold: 0.5, opacity: 0.7, blend: 0, radiological: false, smooth: false };
   #waiting = new Set();
+  #turn = 0;
 
   constructor(canvas, labels, onMove) {
     this.canvas = canvas;
@@ -73,6 +74,7 @@ export class Scene {
   }
 
   clear() {
+    this.#turn += 1;
     this.#layers = { scan: null, map: null };
     this.#voxels = {};
     this.#grid = null;
@@ -84,8 +86,10 @@ export class Scene {
   async showScan(voxels, grid) {
     this.#fits(grid);
     this.clear();
+    const turn = this.#turn;
     const [low, high] = greys(voxels);
     const layer = await niivue.NVImage.new(asNifti(voxels, grid, [low, high]), "scan.nii", "gray", 1, null, low, high);
+    if (turn !== this.#turn) return; // another scan has been asked for
     Object.assign(layer, { cal_min: low, cal_max: high });
     this.#grid = grid;
     this.#voxels.scan = voxels;
@@ -97,8 +101,10 @@ export class Scene {
   }
 
   async showMap(voxels) {
+    const turn = this.#turn;
+    const layer = await niivue.NVImage.new(asNifti(voxels, this.#grid, [0, 1]), "map.nii", COLOURS);
+    if (turn !== this.#turn) return;
     const { threshold, opacity } = this.#state;
-    const layer = await niivue.NVImage.new(asNifti(voxels, this.#grid, [threshold, 1]), "map.nii", COLOURS, opacity, null, threshold, 1);
     Object.assign(layer, { cal_min: threshold, cal_max: 1, colormapType: HIDDEN_BELOW_MINIMUM, opacity });
     this.#voxels.map = voxels;
     this.#layers.map = layer;
