@@ -16,7 +16,7 @@ from mendscan.volumes.volume import Volume
 
 CANARY = "ZZCANARY^NAME"
 """Written into the header of every scan; it must not come out anywhere."""
-AFFINE = np.array([[0, 0, 3.0, -20], [-2.0, 0, 0, 15], [0, -1.5, 0, 14], [0, 0, 0, 1]])
+AFFINE = np.array([[0, 0, 3.0, -170], [-2.0, 0, 0, -120], [0, -1.5, 0, -114], [0, 0, 0, 1]])
 """The file's axes run to the back, down and to the right, with three voxel sizes."""
 SHAPE_XYZ = (16, 18, 20)
 MARKER_XYZ = (4, 12, 13)

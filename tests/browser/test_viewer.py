@@ -276,6 +276,7 @@ def test_a_scan_that_does_not_say_how_it_lies_has_no_left_and_right(watched: Wat
     assert page.locator(".tile[data-plane=render] .plane").inner_text() == "3-D"
     told = page.locator("#panel").inner_text()
     assert "Orientation unknown" in told
+    assert page.locator("#side").inner_text() == "Left and right unknown"
     assert "the field of view misses the top" in told
     assert "warning" in page.locator("#scans li").nth(2).inner_text()
 

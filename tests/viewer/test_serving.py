@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -28,12 +29,26 @@ def started(*arguments: object) -> tuple[subprocess.Popen[str], str]:
     return process, process.stdout.readline()
 
 
+def said_at_last(process: subprocess.Popen[str]) -> str:
+    process.wait(timeout=20)
+    assert process.stdout is not None
+    with process.stdout:
+        return process.stdout.read()
+
+
 def answered(port: int, path: str) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     connection.request("GET", path)
     status = connection.getresponse().status
     connection.close()
     return status
+
+
+def leave_early(port: int, path: str) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        assert connection.recv(100)
 
 
 @pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM])
@@ -47,8 +62,10 @@ def test_the_command_serves_this_machine_only_and_ends_quietly(results: Path, en
     for address in {each for each in others if not each.startswith("127.")}:
         with pytest.raises(OSError, match="refused"):
             socket.create_connection((address, port), timeout=5)
+    leave_early(port, "/static/vendor/niivue.umd.js")
+    assert answered(port, "/") == 200
     process.send_signal(ends)
-    rest, _ = process.communicate(timeout=20)
+    rest = said_at_last(process)
     assert process.returncode == (0 if ends == signal.SIGINT else -ends)
     assert rest.strip() == "Research use only; not a medical device."
 
@@ -59,7 +76,7 @@ def test_another_address_prints_a_token_and_a_warning(results: Path) -> None:
     assert found, line
     assert (answered(int(found[1]), "/"), answered(int(found[1]), found[2])) == (401, 303)
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=20)
+    rest = said_at_last(process)
     assert "warning: other machines can reach this page" in rest
     assert "unencrypted" in rest
 

@@ -30,6 +30,7 @@ def view(
 
     Example: mendscan view -i results --open
     """
+    import logging
     import webbrowser
 
     from rich.markup import escape
@@ -49,4 +50,5 @@ def view(
         if open_browser:
             webbrowser.open(address)
 
+    logging.getLogger("mendscan.volumes").setLevel(logging.ERROR)  # what it would warn of, the page says
     serve(results, host=host, port=port, token=token, on_ready=ready)

@@ -58,6 +58,7 @@ async function show(number, finding) {
   byId("title").replaceChildren(element("span", { class: "quiet" }, `${number + 1} / ${page.results.cases.length}`), listed.name);
   page.list.select(number);
   flip(0);
+  saySide();
   nothingRead();
   scene.clear();
   say("loading …");
@@ -83,6 +84,7 @@ async function draw(signal) {
   const grid = new Grid(geometry);
   const scan = await fetched("scan", grid, signal);
   page.grid = grid;
+  saySide();
   await scene.showScan(scan, grid);
   signal.throwIfAborted();
   say("");
@@ -185,7 +187,13 @@ function flip(value) {
 
 function chooseSide(radiological) {
   scene.radiological = radiological;
-  byId("side").textContent = radiological ? "Radiological: right on the left" : "Neurological: left on the left";
+  saySide();
+}
+
+function saySide() {
+  const known = page.grid?.known ?? true;
+  byId("side").disabled = !known;
+  byId("side").textContent = !known ? "Left and right unknown" : scene.radiological ? "Radiological: right on the left" : "Neurological: left on the left";
 }
 
 function chooseLayout(name) {

@@ -38,7 +38,7 @@ export class Panel {
 
   #table({ listed }) {
     if (listed.length === 0) return section("Findings", element("p", { class: "quiet" }, "None above the healthy threshold."));
-    const head = ["", "mm³", "peak", "false / scan", "x, y, z mm"].map((text) => element("th", { scope: "col", title: HEADS[text] }, text));
+    const head = ["", "mm³", "peak", "false", "x, y, z mm"].map((text) => element("th", { scope: "col", title: HEADS[text] }, text));
     this.#findings = listed.map((finding, n) => this.#row(finding, n));
     const table = element("table", { class: "findings" });
     table.append(element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...this.#findings));
@@ -46,13 +46,12 @@ export class Panel {
   }
 
   #row(finding, n) {
-    const go = () => this.onFinding(n);
-    const jump = element("button", { type: "button", onclick: go, title: "Go there" }, String(n + 1));
+    const jump = element("button", { type: "button", title: "Go there" }, String(n + 1)); // the row hears of it, too
     const cells = [
       shown(finding.volume_mm3, finding.volume_mm3 < 100 ? 1 : 0), shown(finding.peak, 2), shown(finding.expected_false, 2),
       finding.centre_mm.map((value) => shown(value, 1)).join(", "),
     ];
-    return element("tr", { "aria-selected": "false", onclick: go }, element("td", {}, jump), ...cells.map((text) => element("td", {}, text)));
+    return element("tr", { "aria-selected": "false", onclick: () => this.onFinding(n) }, element("td", {}, jump), ...cells.map((text) => element("td", {}, text)));
   }
 
   #slices({ profile }) {
@@ -63,7 +62,7 @@ export class Panel {
 }
 
 const HEADS = {
-  "false / scan": "How many findings with at least this peak a healthy scan has",
+  "false": "How many findings with at least this peak a healthy scan has",
   "peak": "Largest value of the map inside",
   "x, y, z mm": "Centre: x to the right, y to the front, z up",
 };

@@ -227,11 +227,11 @@ export class Scene {
     this.#view.drawScene();
   }
 
-  // The crosshair is a body of so many mm: on the screen it shall be a little more than a pixel thick.
+  // The crosshair is a body of so many mm: on the screen it shall be a pixel thick.
   #fitCrosshair() {
     const tile = this.#view.screenSlices.find(({ axCorSag, sliceFrac }) => axCorSag <= 2 && Number.isFinite(sliceFrac));
     if (!tile) return;
-    const mm = (1.4 * window.devicePixelRatio * Math.abs(tile.fovMM[0])) / tile.leftTopWidthHeight[2];
+    const mm = (1.05 * window.devicePixelRatio * Math.abs(tile.fovMM[0])) / tile.leftTopWidthHeight[2];
     if (Math.abs(mm / this.#view.opts.crosshairWidth - 1) > 0.15) requestAnimationFrame(() => this.#view.setCrosshairWidth(mm));
   }
 
