@@ -66,7 +66,7 @@ def test_every_room_is_known() -> None:
     assert {room_of(path) for path in MODULES} == set(LEVEL)
 
 
-@pytest.mark.parametrize("room", ["volumes", "config", "errors", "cohort", "results", "evaluation"])
+@pytest.mark.parametrize("room", ["volumes", "config", "errors", "cohort", "results", "evaluation", "viewer"])
 def test_rooms_that_need_no_torch_do_not_import_it(room: str) -> None:
     allowed = {"augmentation.py", "corruption_families.py", "corruptions.py", "random_fields.py"}
     for path in MODULES:
