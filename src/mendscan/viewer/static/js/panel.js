@@ -38,7 +38,7 @@ export class Panel {
 
   #table({ listed }) {
     if (listed.length === 0) return section("Findings", element("p", { class: "quiet" }, "None above the healthy threshold."));
-    const head = ["", "mm³", "peak", "false", "x, y, z mm"].map((text) => element("th", { scope: "col", title: HEADS[text] }, text));
+    const head = ["", "mm³", "peak", "false / scan", "x, y, z mm"].map((text) => element("th", { scope: "col", title: HEADS[text] }, text));
     this.#findings = listed.map((finding, n) => this.#row(finding, n));
     const table = element("table", { class: "findings" });
     table.append(element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...this.#findings));
@@ -62,7 +62,7 @@ export class Panel {
 }
 
 const HEADS = {
-  "false": "How many findings with at least this peak a healthy scan has",
+  "false / scan": "How many findings with at least this peak a healthy scan has",
   "peak": "Largest value of the map inside",
   "x, y, z mm": "Centre: x to the right, y to the front, z up",
 };
