@@ -58,6 +58,7 @@ OPTIONS = {
         "debug",
         "help",
     },
+    "view": {"input", "port", "host", "token", "open", "debug", "help"},
     "sample": {"model", "output", "number", "position", "seed", "temperature", "device", "debug", "help"},
     "evaluate": {
         "input",
