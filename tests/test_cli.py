@@ -6,8 +6,9 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from mendscan.cli import app, trials
+from mendscan.cli import app, reporting, trials
 from mendscan.evaluation import bootstrap
+from mendscan.report.report import FINDINGS, MEGABYTES
 
 OPTIONS = {
     "train": {
@@ -42,6 +43,7 @@ OPTIONS = {
         "debug",
         "help",
     },
+    "report": {"input", "output", "findings", "scans", "max-megabytes", "debug", "help"},
     "import-original": {
         "prior",
         "vqvae",
@@ -174,6 +176,10 @@ def test_evaluating_a_folder_without_results_is_refused(tmp_path) -> None:
 
 def test_the_command_resamples_as_the_library_does() -> None:
     assert trials.RESAMPLES == bootstrap.RESAMPLES  # the command cannot import it: its help would wait for numpy
+
+
+def test_the_command_reports_as_the_library_does() -> None:
+    assert (reporting.FINDINGS, reporting.MEGABYTES) == (FINDINGS, MEGABYTES)
 
 
 @pytest.mark.parametrize("option", [["-o", "out"], ["--compare", "x"], ["--threshold", "0.5"], ["--seed", "3"]])

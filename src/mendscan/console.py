@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from mendscan.evaluation.metrics import Evaluation
     from mendscan.evaluation.official import OfficialFigure
     from mendscan.evaluation.strata import Stratum
+    from mendscan.report.report import Report
     from mendscan.training.budget import EpochEstimate
     from mendscan.training.importing import ImportSummary
     from mendscan.training.trainer import TrainingSummary
@@ -50,6 +52,7 @@ __all__ = [
     "show_official",
     "show_original",
     "show_plan",
+    "show_report",
     "show_samples",
     "show_suite",
     "show_training",
@@ -199,7 +202,25 @@ def show_detection(rows: Sequence[dict[str, Any]], results: Path) -> None:
     if len(done) > _ROWS_SHOWN:
         console.print(f"… and {len(done) - _ROWS_SHOWN} more in scores.csv")
     console.print(f"results: [bold]{escape(str(results))}[/bold] (scores.csv, findings.csv, maps, restored, figures)")
+    folder = shlex.quote(str(results))
+    seen = f"see it: mendscan report -i {folder}   or: mendscan view -i {folder}"
+    console.print(seen, markup=False, soft_wrap=True)
     console.print("[dim]Research use only: a score means unlikely under the healthy training scans, not disease.[/dim]")
+
+
+def show_report(written: Report) -> None:
+    """Print where the page is, and what it does not picture."""
+    for case, problem in written.problems:
+        console.print(f"not pictured: {case}: {problem}", style="yellow", markup=False, soft_wrap=True)
+    if written.left_out:
+        console.print(f"not everything is pictured: {written.left_out}", style="yellow", markup=False, soft_wrap=True)
+    beside = ", ".join(path.name for path in written.files[1:])
+    console.print(
+        f"report: [bold]{escape(str(written.path))}[/bold] ({written.size / 1e6:.1f} MB, {written.pictured} of "
+        f"{written.scans} scans pictured; beside it {escape(beside)})",
+        soft_wrap=True,
+    )
+    console.print("[dim]Research use only; not a medical device.[/dim]")
 
 
 def show_samples(samples: Samples, path: Path) -> None:
