@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from mendscan.evaluation.metrics import Evaluation
     from mendscan.evaluation.official import OfficialFigure
     from mendscan.evaluation.strata import Stratum
-    from mendscan.report.report import Report
     from mendscan.training.budget import EpochEstimate
     from mendscan.training.importing import ImportSummary
     from mendscan.training.trainer import TrainingSummary
@@ -52,7 +51,6 @@ __all__ = [
     "show_official",
     "show_original",
     "show_plan",
-    "show_report",
     "show_samples",
     "show_suite",
     "show_training",
@@ -206,21 +204,6 @@ def show_detection(rows: Sequence[dict[str, Any]], results: Path) -> None:
     seen = f"see it: mendscan report -i {folder}   or: mendscan view -i {folder}"
     console.print(seen, markup=False, soft_wrap=True)
     console.print("[dim]Research use only: a score means unlikely under the healthy training scans, not disease.[/dim]")
-
-
-def show_report(written: Report) -> None:
-    """Print where the page is, and what it does not picture."""
-    for case, problem in written.problems:
-        console.print(f"not pictured: {case}: {problem}", style="yellow", markup=False, soft_wrap=True)
-    if written.left_out:
-        console.print(f"not everything is pictured: {written.left_out}", style="yellow", markup=False, soft_wrap=True)
-    beside = ", ".join(path.name for path in written.files[1:])
-    console.print(
-        f"report: [bold]{escape(str(written.path))}[/bold] ({written.size / 1e6:.1f} MB, {written.pictured} of "
-        f"{written.scans} scans pictured; beside it {escape(beside)})",
-        soft_wrap=True,
-    )
-    console.print("[dim]Research use only; not a medical device.[/dim]")
 
 
 def show_samples(samples: Samples, path: Path) -> None:

@@ -36,7 +36,8 @@ def report(
 
     Example: mendscan report -i results -o report.html
     """
-    from mendscan.console import ConsoleProgress, show_report
+    from mendscan.console import ConsoleProgress
+    from mendscan.console_report import show_report
     from mendscan.report.report import write_report
 
     with ConsoleProgress() as progress:

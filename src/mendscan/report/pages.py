@@ -14,8 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from mendscan.report.charts import Bars, CodeGrid, Profile, code_grid, distribution, profile, statistics_bars
+from mendscan.report.charts import Bars, CodeGrid, Profile, code_grid, profile, statistics_bars
 from mendscan.report.content import NOTICE, CaseFacts, CohortFacts, healthy_as_high
+from mendscan.report.distribution import distribution
 from mendscan.report.layers import colour_bar
 from mendscan.report.pictures import CasePictures
 

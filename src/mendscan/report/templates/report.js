@@ -165,13 +165,16 @@
     const line = innerHeight * 0.35;
     return scans.findLastIndex((scan) => scan.getBoundingClientRect().top <= line);
   };
+  const toTable = () => { one("#cohort").scrollIntoView({ block: "start", behavior: "instant" }); };
   const go = (step) => {
-    const scan = scans[Math.max(0, Math.min(scans.length - 1, here() + step))];
-    if (!scan) return;
+    const to = here() + step, scan = scans[Math.min(scans.length - 1, to)];
+    if (to < 0 || !scan) {
+      toTable();
+      return;
+    }
     scan.scrollIntoView({ block: "start", behavior: "instant" });
     scan.focus({ preventScroll: true });
   };
-  const toTable = () => { one("#cohort").scrollIntoView({ block: "start", behavior: "instant" }); };
   one("#help-button").addEventListener("click", () => help.showModal());
   let mapBefore = 65;
   const keys = {
