@@ -403,3 +403,24 @@ def test_a_folder_that_is_no_results_folder_and_a_wrong_name_are_refused(tmp_pat
     (folder / "results.json").write_text('{"map_threshold": "high"}')
     with pytest.raises(ResultsError, match="a figure is missing or no number"):
         write_report(folder, tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"slices": []}, "its slices make no sense"),
+        ({"slice_axis": "Q"}, "its slices make no sense"),
+        ({"slices": [{"position": float("nan"), "score": 1.0}]}, "its slices make no sense"),
+        ({"code_nll": {"nats": [[[1.0]]], "extent": [[0, 1], [0, 1]], "threshold": 3}}, "its codes are not those"),
+    ],
+)
+def test_details_that_make_no_sense_cost_their_charts_only(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    folder = results_of(tmp_path / "r", with_details("case"))
+    path = folder / "details" / "case.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    page, text = page_of(folder)
+    assert words in page.text
+    assert 'id="scan-1-finding-1"' in text
+    assert 'class="profile"' not in text

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mendscan.errors import ResultsError
 from mendscan.results import Details, Finding, ResultCase, Results
 
@@ -175,11 +177,7 @@ def _case_facts(rank: int, case: ResultCase) -> CaseFacts:
     if case.failed:
         reason, remedy = _reason_and_remedy(case.row)
         return CaseFacts(rank, case, "failed", (), (), (), None, reason=reason, remedy=remedy)
-    try:
-        details, problem = case.details(), ""
-        problem = "" if details else "the folder has no details of this scan: it is of an earlier version"
-    except ResultsError as error:
-        details, problem = None, str(error.at(case.name))
+    details, problem = _details(case)
     statistics = sorted(details.statistics.items(), key=lambda pair: -abs(pair[1])) if details else []
     status = {True: "flagged", False: "not flagged", None: "undecided"}[case.flagged]
     return CaseFacts(
@@ -192,6 +190,23 @@ def _case_facts(rank: int, case: ResultCase) -> CaseFacts:
         details=details,
         details_problem=problem,
     )
+
+
+def _details(case: ResultCase) -> tuple[Details | None, str]:
+    """Return the details of a scan, or None and the reason."""
+    try:
+        details = case.details()
+    except ResultsError as error:
+        return None, str(error.at(case.name))
+    if details is None:
+        return None, "the folder has no details of this scan: it is of an earlier version"
+    nll, scores = details.code_nll, details.slice_scores
+    finite = bool(np.isfinite(scores).all() and np.isfinite(details.positions).all())
+    if details.slice_axis not in ("X", "Y", "Z") or not scores.size or not finite:
+        return None, "its slices make no sense; run mendscan detect again"
+    if nll is not None and (nll.nats_Sab.ndim != 3 or len(nll.nats_Sab) != len(scores)):
+        return None, "its codes are not those of its slices; run mendscan detect again"
+    return details, ""
 
 
 def _parts(case: ResultCase) -> tuple[PartFacts, ...]:
