@@ -364,7 +364,7 @@ def test_a_damaged_map_costs_its_own_pictures_only(tmp_path: Path) -> None:
     assert "cut off" in problem
     text = Page((tmp_path / "report.html").read_text()).text
     assert problem in text
-    assert "a: the details cannot be read" in text
+    assert "No slices, codes and statistics: the details cannot be read" in text
     assert str(tmp_path) not in text
     assert written.pictured == 1
 
@@ -424,3 +424,15 @@ def test_details_that_make_no_sense_cost_their_charts_only(
     assert words in page.text
     assert 'id="scan-1-finding-1"' in text
     assert 'class="profile"' not in text
+
+
+@pytest.mark.parametrize(("folder", "name"), [("maps", "map"), ("restored", "restoration")])
+def test_a_picture_of_what_is_no_number_is_not_made(tmp_path: Path, folder: str, name: str) -> None:
+    results = results_of(tmp_path / "r", of_volume(blob_scan("RAS"), blob_map()))
+    path = results / folder / "case.nii.gz"
+    image = nib.load(path)
+    values = np.asarray(image.dataobj).copy()
+    values[3, 3, 3] = np.nan
+    nib.save(nib.Nifti1Image(values, image.affine, image.header), path)
+    page, _ = page_of(results)
+    assert f"voxels of its {name} are NaN or infinite" in page.text

@@ -197,7 +197,7 @@ def _details(case: ResultCase) -> tuple[Details | None, str]:
     try:
         details = case.details()
     except ResultsError as error:
-        return None, str(error.at(case.name))
+        return None, str(error.at(""))
     if details is None:
         return None, "the folder has no details of this scan: it is of an earlier version"
     nll, scores = details.code_nll, details.slice_scores

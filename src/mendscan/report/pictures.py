@@ -125,7 +125,10 @@ def picture_case(
         scan = case.scan()
         map_XYZ, restored_XYZ = case.map_of(scan), case.restored_of(scan)
     except ScanError as error:
-        return CasePictures(problem=str(error.at(case.name)))
+        return CasePictures(problem=str(error.at("")))
+    for name, values_XYZ in (("map", map_XYZ), ("restoration", restored_XYZ)):
+        if not np.isfinite(values_XYZ).all():
+            return CasePictures(problem=f"voxels of its {name} are NaN or infinite; run mendscan detect again")
     labels_XYZ, views = choose_views(case.findings, map_XYZ, scan, threshold=threshold, most=findings)
     oriented = bool(scan.native.sform_code or scan.native.qform_code)
     window = grey_window(scan.voxels_XYZ)
