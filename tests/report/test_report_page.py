@@ -18,6 +18,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from mendscan.errors import ResultsError, WriteError
+from mendscan.report import report
 from mendscan.report.report import write_report
 from mendscan.results import CodeNLL, Detection, GateWarning
 from mendscan.volumes.reading import read_volume
@@ -436,3 +437,12 @@ def test_a_picture_of_what_is_no_number_is_not_made(tmp_path: Path, folder: str,
     nib.save(nib.Nifti1Image(values, image.affine, image.header), path)
     page, _ = page_of(results)
     assert f"voxels of its {name} are NaN or infinite" in page.text
+
+
+def test_templates_and_script_build_no_page_from_text() -> None:
+    for path in (Path(report.__file__).parent / "templates").iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\(|new Function", text), path
+        if path.suffix == ".j2":
+            assert not re.search(r"\s(on\w+|style)=", text), path
+            assert re.findall(r"\|\s*safe", text) == ["|safe"] * text.count("size|safe"), path
