@@ -40,7 +40,7 @@ class Quality:
 
 
 def qualities(best: Quality) -> Iterator[Quality]:
-    """Yield what to try, best first: without losses, with losses no eye sees, fewer findings, fewer scans.
+    """Yield what to try, best first: without losses, with small ones, fewer findings, fewer scans.
 
     Example:
         >>> [(each.scans, each.findings, each.webp) for each in qualities(Quality(2, 5))]

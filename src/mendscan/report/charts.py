@@ -74,7 +74,6 @@ class Profile:
     """Scores along the slices of a scan.
 
     Attributes:
-        axis: Of the slices, in the scan's voxels in RAS+.
         plane: What the slices are: axial, coronal or sagittal.
         scores: The line of the paper's scores, as SVG points.
         highest: The largest of them, in nats.
@@ -83,7 +82,6 @@ class Profile:
         worst: Place of the slice with the largest score.
     """
 
-    axis: Axis
     plane: str
     scores: str
     highest: float
@@ -153,7 +151,6 @@ def profile(
         for shown in pictures.views
     )
     return Profile(
-        axis=axis,
         plane=PLANES[details.slice_axis][0] if pictures.oriented else "",
         scores=_points(axis, positions, scores / (highest or 1.0), height),
         highest=highest,
