@@ -34,7 +34,7 @@ def test_an_axis_is_even_up_to_its_linear_end_and_rises_beyond() -> None:
     places = [compressed(value) for value in (-1.0, 0.0, 1.0, 2.0, 5.0, 10.0, 1e3, 1e6)]
     assert places == sorted(places)
     assert places[2] - places[1] == pytest.approx(places[3] - places[2], abs=0.02)
-    assert [text for _, text in compressed.ticks()][-3:] == ["1e+04", "1e+05", "1e+06"]
+    assert [text for _, text in compressed.ticks()][-3:] == ["10,000", "100,000", "1e+06"]
 
 
 @pytest.mark.parametrize("scores", [[1.0], [2.0] * 40, [-3.0, 0.1, 1e9], [0.0, 0.0]])

@@ -59,7 +59,10 @@ class Axis:
         if math.isfinite(self.linear_to):
             powers = (10.0**power for power in range(-3, 39))
             values += [power for power in powers if self.linear_to * 2 < power <= self.high]
-        return [(self(value), f"{value:.4g}".replace("-", "−")) for value in values]
+        return [
+            (self(value), (f"{value:,.10g}" if abs(value) < 1e6 else f"{value:.0e}").replace("-", "−"))
+            for value in values
+        ]
 
     def _scaled(self, value: float) -> float:
         if not math.isfinite(self.linear_to):

@@ -70,10 +70,12 @@ def distribution(cohort: CohortFacts, *, width: float = 1100.0) -> Distribution:
 def _score_axis(healthy: Float[np.ndarray, " n"], scores: Sequence[float], left: float, right: float) -> Axis:
     every = [*healthy.tolist(), *scores] or [0.0, 1.0]
     low, high = min(every), max(every)
-    margin = 0.03 * (high - low) or 1.0
     reach = max((abs(score) for score in healthy.tolist()), default=high) or 1.0
-    linear_to = reach * 3 if max(high, -low) > _ABRIDGED_BEYOND * reach else math.inf
-    return Axis(low - margin, high + margin, left, right, linear_to)
+    if max(high, -low) > _ABRIDGED_BEYOND * reach:
+        margin = 0.2 * reach
+        return Axis(low - max(margin, -0.2 * low), high + max(margin, 0.2 * high), left, right, 3 * reach)
+    margin = 0.03 * (high - low) or 1.0
+    return Axis(low - margin, high + margin, left, right)
 
 
 def _stacked(
