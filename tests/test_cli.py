@@ -34,6 +34,7 @@ OPTIONS = {
         "maps",
         "no-maps",
         "workers",
+        "pseudonymise",
         "schedule",
         "scores",
         "precision",

@@ -17,7 +17,9 @@ __all__ = ["detect", "train"]
 @app.command()
 @reports_errors
 def train(
-    healthy: Annotated[Path, typer.Option("--input", "-i", help="Folder of healthy .nii/.nii.gz scans, any depth.")],
+    healthy: Annotated[
+        Path, typer.Option("--input", "-i", help="Folder of healthy scans (NIfTI, NRRD, MetaImage, DICOM), any depth.")
+    ],
     model: Annotated[Path, typer.Option("--output", "-o", help="Model folder to write.")],
     preset: Annotated[
         Preset, typer.Option(help="auto derives settings; brain and abdomen are the paper's.")
@@ -64,7 +66,12 @@ def train(
 @reports_errors
 def detect(
     model: Annotated[Path, typer.Option("--model", "-m", help="Model folder that mendscan train wrote.")],
-    scans: Annotated[Path, typer.Option("--input", "-i", help="A scan, or a folder of scans at any depth.")],
+    scans: Annotated[
+        Path,
+        typer.Option(
+            "--input", "-i", help="A scan, or a folder of scans at any depth: NIfTI, NRRD, MetaImage, DICOM series."
+        ),
+    ],
     results: Annotated[Path, typer.Option("--output", "-o", help="Results folder to write.")],
     restorations: Annotated[
         int | None, typer.Option(min=1, help="Restorations per slice; the model's setting (15) by default.")
@@ -89,6 +96,10 @@ def detect(
         Scores, typer.Option(help="auto: as the model was planned; paper: score and map of Naval Marimont & Tarroni.")
     ] = Scores.auto,
     workers: Annotated[int | None, typer.Option(min=0, help="Cores to use; all by default.")] = None,
+    pseudonymise: Annotated[
+        Path | None,
+        typer.Option(help="Name cases by a keyed hash, not by their files; the key's file, made if there is none."),
+    ] = None,
 ) -> None:
     """Score scans, restore them and map where they depart from healthy anatomy.
 
@@ -113,6 +124,7 @@ def detect(
             false_positives_per_scan=false_positives_per_scan,
             scores=scores.value,
             workers=workers,
+            pseudonymise=pseudonymise,
             after_save=save_figure,
             progress=progress,
         )

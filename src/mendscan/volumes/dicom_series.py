@@ -1,0 +1,289 @@
+"""Which scans a folder of DICOM files holds: series are told apart, never mixed, and what is left out is said.
+
+A series is what has one SeriesInstanceUID, one size, one orientation and one pixel spacing.  A folder with one usable
+series is a scan of the folder's name; of several, each is a scan called FOLDER_sNUMBER, and FOLDER/FOLDER_sNUMBER is
+its path, although no such file exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mendscan.errors import GeometryError, IntensityError, ScanError, UnreadableScanError
+from mendscan.progress import Progress, Silent
+from mendscan.volumes.dicom_headers import COLOUR_IMAGE, DicomHeader, DicomSlice, is_dicom, read_header
+from mendscan.volumes.volume import MIN_VOXELS_PER_AXIS
+
+__all__ = [
+    "DicomFolder",
+    "DicomSeries",
+    "chosen_series",
+    "dicom_files",
+    "folder_name",
+    "series_of_files",
+    "series_path",
+]
+
+_SAME_DIRECTION = 1e-3
+_SAME_SPACING_MM = 1e-3
+_UID_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class DicomSeries:
+    """The slices of one scan, in any order.
+
+    Attributes:
+        name: What tells it from others in its folder, such as ``s003``.
+        uid: SeriesInstanceUID; never shown.
+        number: SeriesNumber.
+        modality: Such as ``MR``; empty if it is unknown.
+        rows: Pixels along a column.
+        columns: Pixels along a row.
+        inverted: Whether low values are bright (MONOCHROME1).
+        has_lookup_table: Whether values are scaled by a table.
+        slices: Its images.
+    """
+
+    name: str
+    uid: str
+    number: int | None
+    modality: str
+    rows: int
+    columns: int
+    inverted: bool
+    has_lookup_table: bool
+    slices: tuple[DicomSlice, ...]
+
+
+@dataclass(frozen=True)
+class DicomFolder:
+    """What the DICOM files of one folder are.
+
+    Attributes:
+        series: Usable series.
+        too_few: Each series, or part of one, with fewer slices than a scan has, in words.
+        others: What is no part of a scan, in words.
+        damaged: The error of each file that cannot be read.
+    """
+
+    series: tuple[DicomSeries, ...]
+    too_few: tuple[str, ...]
+    others: tuple[str, ...]
+    damaged: tuple[UnreadableScanError, ...]
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """All that was left out and why, in words."""
+        return self.too_few + self.others
+
+
+def series_path(folder: Path, series: DicomSeries) -> Path:
+    """Return the path of one of several series of a folder; `chosen_series` reads it."""
+    return folder / f"{folder_name(folder)}_{series.name}"
+
+
+def folder_name(folder: Path) -> str:
+    """Return a folder's own name, also of ``.``."""
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """Return the DICOM files of a folder, not of those below it; hidden ones are skipped.
+
+    Files are recognised by content, and those in ``.dcm`` by name too, so that a damaged one is missed by nobody.
+
+    Raises:
+        OSError: If the folder or a file cannot be read.
+    """
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return [path for path in paths if (path.suffix.lower() == ".dcm" and path.is_file()) or is_dicom(path)]
+
+
+def series_of_files(files: Sequence[Path], *, where: str, progress: Progress | None = None) -> DicomFolder:
+    """Read the headers of the DICOM files of a folder and sort them into series.
+
+    Args:
+        files: Some DICOM files.
+        where: What the errors of damaged files name.
+        progress: Told of every file.
+    """
+    progress = progress or Silent()
+    headers: list[DicomHeader] = []
+    damaged: list[UnreadableScanError] = []
+    for path in files:
+        try:
+            headers.append(read_header(path, where=where))
+        except UnreadableScanError as error:
+            damaged.append(error)
+        progress.advance()
+    skipped = Counter(header.no_scan for header in headers if header.no_scan)
+    groups = _groups([header for header in headers if not header.no_scan])
+    usable = [group for group in groups if len(group) >= MIN_VOXELS_PER_AXIS]
+    few = [_too_few(group) for group in groups if len(group) < MIN_VOXELS_PER_AXIS]
+    others = tuple(f"{kind} ({count} files)" for kind, count in sorted(skipped.items()))
+    return DicomFolder(_named(usable), tuple(few), others, tuple(damaged))
+
+
+def chosen_series(path: Path, *, where: str) -> DicomSeries:
+    """Return the series that a path means: the only one of a folder or file, or one of several by its name.
+
+    Args:
+        path: A folder of DICOM files, FOLDER/FOLDER_sNUMBER, or a file with many frames.
+        where: What an error names.
+
+    Raises:
+        UnreadableScanError: E_NOT_FOUND, E_NO_SERIES, E_SEVERAL_SERIES, or what ails a damaged file of the folder.
+        GeometryError: If a file holds one slice only (E_DIMENSIONS).
+        OSError: If the folder cannot be read.
+    """
+    folder, name = _folder_and_series(path)
+    files = [path] if path.is_file() else dicom_files(folder)
+    found = series_of_files(files, where=where)
+    if found.damaged:
+        raise _damaged(found.damaged, len(files), where)
+    wanted = [one for one in found.series if name is None or one.name == name]
+    if len(wanted) == 1:
+        return wanted[0]
+    if not wanted:
+        raise _no_series(found, name, where)
+    raise UnreadableScanError(
+        "the folder has several series",
+        where=where,
+        code="E_SEVERAL_SERIES",
+        found=", ".join(_described(one) for one in wanted),
+        expected="one",
+        remedy=f"give one of them, as FOLDER/FOLDER_{wanted[0].name}",
+    )
+
+
+def _no_series(found: DicomFolder, name: str | None, where: str) -> ScanError:
+    if not found.series and any(kind.startswith(COLOUR_IMAGE) for kind in found.others):
+        return IntensityError(
+            "the voxels are colours", where=where, code="E_COLOUR", expected="one number", remedy="convert to grey"
+        )
+    if not found.series and found.too_few:
+        return GeometryError(
+            "too few slices for a scan",
+            where=where,
+            code="E_DIMENSIONS",
+            found="; ".join(found.too_few),
+            expected=f"at least {MIN_VOXELS_PER_AXIS}",
+            remedy="give the folder with all slices of the series",
+        )
+    return UnreadableScanError(
+        "the folder has no such series of images" if name else "no series of images",
+        where=where,
+        code="E_NO_SERIES",
+        found="; ".join([*found.skipped, *(one.name for one in found.series)]) or "no DICOM files",
+        expected=f"{name or 'a series'} of at least {MIN_VOXELS_PER_AXIS} slices",
+        remedy="give a folder of DICOM files, or a .nii, .nrrd or .mha file",
+    )
+
+
+def _folder_and_series(path: Path) -> tuple[Path, str | None]:
+    if path.is_dir() or path.is_file():
+        return path, None
+    prefix = f"{folder_name(path.parent)}_"
+    if not path.parent.is_dir() or not path.name.startswith(prefix):
+        raise FileNotFoundError
+    return path.parent, path.name.removeprefix(prefix)
+
+
+_Group = list[tuple[DicomHeader, DicomSlice]]
+
+
+def _groups(headers: Sequence[DicomHeader]) -> list[_Group]:
+    """Sort slices, for frames of one file may differ too, into those that can be one scan."""
+    groups: list[_Group] = []
+    for header in headers:
+        for one in header.slices:
+            group = next((group for group in groups if _belongs((header, one), group[0])), None)
+            if group is None:
+                groups.append([(header, one)])
+            else:
+                group.append((header, one))
+    return groups
+
+
+def _belongs(mine: tuple[DicomHeader, DicomSlice], theirs: tuple[DicomHeader, DicomSlice]) -> bool:
+    def facts(one: DicomHeader) -> tuple[object, ...]:
+        return one.series_uid, one.rows, one.columns, one.photometric, one.modality
+
+    return (
+        facts(mine[0]) == facts(theirs[0])
+        and _close(mine[1].orientation, theirs[1].orientation, _SAME_DIRECTION)
+        and _close(mine[1].pixel_spacing, theirs[1].pixel_spacing, _SAME_SPACING_MM)
+    )
+
+
+def _close(mine: tuple[float, ...] | None, theirs: tuple[float, ...] | None, tolerance: float) -> bool:
+    if mine is None or theirs is None:
+        return mine is theirs
+    return all(abs(a - b) <= tolerance or a == b or (a != a and b != b) for a, b in zip(mine, theirs, strict=True))
+
+
+def _too_few(group: _Group) -> str:
+    header, count = group[0][0], len(group)
+    number = "without a number" if header.series_number is None else header.series_number
+    return f"series {number} ({header.modality or 'unknown modality'}), too few slices of one kind: {count}"
+
+
+def _named(groups: Sequence[_Group]) -> tuple[DicomSeries, ...]:
+    """Name each series by its number where that is its own, else by its UID; parts of one series by their order."""
+    uids_of: dict[int | None, set[str]] = {}
+    for (first, _), *_ in groups:
+        uids_of.setdefault(first.series_number, set()).add(first.series_uid)
+    parts = Counter(group[0][0].series_uid for group in groups)
+    done: Counter[str] = Counter()
+    series = []
+    for group in groups:
+        first = group[0][0]
+        own = first.series_number is not None and first.series_number >= 0 and len(uids_of[first.series_number]) == 1
+        name = f"s{first.series_number:03d}" if own else f"s{_short_hash(first.series_uid)}"
+        if parts[first.series_uid] > 1:
+            done[first.series_uid] += 1
+            name += f"-{done[first.series_uid]}"
+        series.append(_series(name, group))
+    return tuple(sorted(series, key=lambda one: one.name))
+
+
+def _series(name: str, group: _Group) -> DicomSeries:
+    first = group[0][0]
+    return DicomSeries(
+        name,
+        first.series_uid,
+        first.series_number,
+        first.modality,
+        first.rows,
+        first.columns,
+        inverted=first.photometric == "MONOCHROME1",
+        has_lookup_table=any(header.has_lookup_table for header, _ in group),
+        slices=tuple(one for _, one in group),
+    )
+
+
+def _short_hash(uid: str) -> str:
+    return hashlib.sha256(uid.encode()).hexdigest()[:_UID_DIGITS]
+
+
+def _described(series: DicomSeries) -> str:
+    return f"{series.name} ({series.modality or 'unknown modality'}, {len(series.slices)} slices)"
+
+
+def _damaged(damaged: Sequence[UnreadableScanError], files: int, where: str) -> ScanError:
+    """Return the error of a folder with damaged files: nobody can say which scan they would be missing from."""
+    if files == 1:
+        return damaged[0]
+    return UnreadableScanError(
+        f"{len(damaged)} of {files} DICOM files cannot be read",
+        where=where,
+        code=damaged[0].code,
+        found=f"first: {damaged[0].problem}",
+        expected="whole files",
+        remedy="copy them again, or take them out of the folder if they belong to another series",
+    )
