@@ -21,7 +21,11 @@ AXIAL = np.array([[-1.5, 0, 0, 12], [0, -1.25, 0, 11], [0, 0, 3, -9], [0, 0, 0, 
 
 def some_voxels(shape: tuple[int, int, int] = (7, 8, 6), *, low: int = 0, high: int = 4000) -> np.ndarray:
     """Different everywhere, so that nothing can be mixed up unnoticed."""
-    return np.random.default_rng(0).permutation(np.linspace(low, high, int(np.prod(shape))).astype(np.int32)).reshape(shape)
+    return (
+        np.random.default_rng(0)
+        .permutation(np.linspace(low, high, int(np.prod(shape))).astype(np.int32))
+        .reshape(shape)
+    )
 
 
 def write_series(

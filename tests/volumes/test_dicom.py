@@ -8,11 +8,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
-from volumes.dicom_files import AXIAL, LPS, some_voxels, with_pixels, write_multiframe, write_series
 
 from mendscan.volumes import dicom_sources, read_volume, volume_from_array, write_map
+from volumes.dicom_files import AXIAL, LPS, some_voxels, with_pixels, write_multiframe, write_series
 
 
 def turned(degrees: tuple[float, float, float], spacing: tuple[float, float, float]) -> np.ndarray:

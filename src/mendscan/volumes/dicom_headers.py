@@ -26,7 +26,9 @@ from mendscan.volumes.faults import corrupt, regular_file_bytes, truncated
 
 __all__ = ["COLOUR_IMAGE", "DicomHeader", "DicomSlice", "dicom_errors", "is_dicom", "read_header"]
 
-logging.getLogger("pydicom").propagate = False  # its messages may quote the file, and files hold names of patients
+logging.getLogger("pydicom").setLevel(
+    logging.CRITICAL
+)  # its messages may quote the file, and files hold names of patients
 
 _MAGIC_OFFSET, _MAGIC, _HEAD_BYTES = 128, b"DICM", 2048
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -152,7 +154,9 @@ def _read_header(path: Path, size: int, modified_ns: int) -> DicomHeader:
     if "Rows" in dataset and "Columns" in dataset and int(dataset.Rows) > 0 and int(dataset.Columns) > 0:
         return _header(dataset, path, _why_no_scan(dataset))
     kind = _sop_class(dataset)
-    if "Image" in UID(kind).name or not kind:
+    if not kind:
+        raise corrupt("the DICOM file does not say what it is", "", "no SOPClassUID")
+    if "Image" in UID(kind).name:
         raise truncated("", "an image without rows and columns", "a whole DICOM file")
     name = "an object of an unknown kind" if UID(kind).name == kind else UID(kind).name.removesuffix(" Storage")
     return DicomHeader(name, "", "", None, 0, 0, "", False, ())

@@ -57,6 +57,9 @@ def read_dicom(
     """
     with dicom_errors(where):
         series = chosen_series(path, where=where)
+        if series.left_behind:
+            message = "%s: %d slices of the series are of another size, orientation or spacing and are left out"
+            _LOGGER.warning(message, where, series.left_behind)
         slices, affine = _sorted_slices(series, max_bytes, where)
         voxels_KJI = np.empty((len(slices), series.rows, series.columns), np.float32)
         for values, pixels in zip(voxels_KJI, _pixels_of(slices, series, where), strict=True):
@@ -146,7 +149,9 @@ def _pixels_of(slices: Sequence[DicomSlice], series: DicomSeries, where: str) ->
 
 def _opened(path: Path, where: str) -> Dataset:
     dataset = pydicom.dcmread(path)
-    bits = int(dataset.get("BitsAllocated", 0))
+    if "BitsAllocated" not in dataset:  # pydicom forgets all fields if the last fragment of pixels is cut off
+        raise truncated(where, "a header without pixels", "a whole DICOM file")
+    bits = int(dataset.BitsAllocated)
     if bits not in _BITS_ALLOCATED:
         raise UnreadableScanError(
             "the pixel type is not supported",

@@ -47,6 +47,7 @@ class DicomSeries:
         inverted: Whether low values are bright (MONOCHROME1).
         has_lookup_table: Whether values are scaled by a table.
         slices: Its images.
+        left_behind: How many slices with the same UID are of another kind, and too few for a scan.
     """
 
     name: str
@@ -58,6 +59,7 @@ class DicomSeries:
     inverted: bool
     has_lookup_table: bool
     slices: tuple[DicomSlice, ...]
+    left_behind: int
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,9 @@ def series_of_files(files: Sequence[Path], *, where: str, progress: Progress | N
     skipped = Counter(header.no_scan for header in headers if header.no_scan)
     groups = _groups([header for header in headers if not header.no_scan])
     usable = [group for group in groups if len(group) >= MIN_VOXELS_PER_AXIS]
-    few = [_too_few(group) for group in groups if len(group) < MIN_VOXELS_PER_AXIS]
+    few = [group for group in groups if len(group) < MIN_VOXELS_PER_AXIS]
     others = tuple(f"{kind} ({count} files)" for kind, count in sorted(skipped.items()))
-    return DicomFolder(_named(usable), tuple(few), others, tuple(damaged))
+    return DicomFolder(_named(usable, few), tuple(map(_too_few, few)), others, tuple(damaged))
 
 
 def chosen_series(path: Path, *, where: str) -> DicomSeries:
@@ -223,8 +225,8 @@ def _belongs(mine: tuple[DicomHeader, DicomSlice], theirs: tuple[DicomHeader, Di
 
 def _close(mine: tuple[float, ...] | None, theirs: tuple[float, ...] | None, tolerance: float) -> bool:
     if mine is None or theirs is None:
-        return mine is theirs
-    return all(abs(a - b) <= tolerance or a == b or (a != a and b != b) for a, b in zip(mine, theirs, strict=True))
+        return True  # a slice that does not say is no part of another scan; reading refuses it
+    return not any(abs(a - b) > tolerance for a, b in zip(mine, theirs, strict=True))  # nor is one that says NaN
 
 
 def _too_few(group: _Group) -> str:
@@ -233,12 +235,13 @@ def _too_few(group: _Group) -> str:
     return f"series {number} ({header.modality or 'unknown modality'}), too few slices of one kind: {count}"
 
 
-def _named(groups: Sequence[_Group]) -> tuple[DicomSeries, ...]:
+def _named(groups: Sequence[_Group], few: Sequence[_Group]) -> tuple[DicomSeries, ...]:
     """Name each series by its number where that is its own, else by its UID; parts of one series by their order."""
     uids_of: dict[int | None, set[str]] = {}
     for (first, _), *_ in groups:
         uids_of.setdefault(first.series_number, set()).add(first.series_uid)
     parts = Counter(group[0][0].series_uid for group in groups)
+    left_behind: Counter[str] = Counter(header.series_uid for group in few for header, _ in group)
     done: Counter[str] = Counter()
     series = []
     for group in groups:
@@ -248,11 +251,11 @@ def _named(groups: Sequence[_Group]) -> tuple[DicomSeries, ...]:
         if parts[first.series_uid] > 1:
             done[first.series_uid] += 1
             name += f"-{done[first.series_uid]}"
-        series.append(_series(name, group))
+        series.append(_series(name, group, left_behind[first.series_uid]))
     return tuple(sorted(series, key=lambda one: one.name))
 
 
-def _series(name: str, group: _Group) -> DicomSeries:
+def _series(name: str, group: _Group, left_behind: int) -> DicomSeries:
     first = group[0][0]
     return DicomSeries(
         name,
@@ -264,6 +267,7 @@ def _series(name: str, group: _Group) -> DicomSeries:
         inverted=first.photometric == "MONOCHROME1",
         has_lookup_table=any(header.has_lookup_table for header, _ in group),
         slices=tuple(one for _, one in group),
+        left_behind=left_behind,
     )
 
 

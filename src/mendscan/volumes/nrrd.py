@@ -18,6 +18,7 @@ from mendscan.volumes.faults import (
     check_size,
     corrupt,
     dimensions_error,
+    regular_file_bytes,
     required_field,
     truncated,
     unsupported,
@@ -216,6 +217,9 @@ def _dtype(fields: dict[str, str], encoding: str, where: str) -> np.dtype:
 def _after_lines(data: Path, start: int, lines: int, where: str) -> int:
     if lines > _MOST_LINES:
         raise corrupt("the header skips too much", where, f"line skip {lines}")
+    if not lines:
+        return start
+    regular_file_bytes(data, where, expected="a file of voxels")
     with data.open("rb") as file:
         file.seek(start)
         for _ in range(lines):
