@@ -20,6 +20,7 @@ from volumes.test_dicom import ORIENTATIONS, array_and_affine, assert_same, turn
 
 VOXELS = some_voxels()
 SHORTS = VOXELS.astype("<i2").tobytes(order="F")
+PACKED, DEFLATED, SQUEEZED = gzip.compress(SHORTS), zlib.compress(SHORTS), bz2.compress(SHORTS)
 NRRD = {
     "type": "short",
     "dimension": "3",
@@ -235,7 +236,6 @@ def test_unknown_orientation_is_a_warning(tmp_path, caplog, name, content, affin
 
 FLOATS = VOXELS.astype("<f4")
 FLOATS_NAN = np.where(VOXELS > 3900, np.nan, FLOATS).astype("<f4").tobytes(order="F")
-PACKED, DEFLATED, SQUEEZED = gzip.compress(SHORTS), zlib.compress(SHORTS), bz2.compress(SHORTS)
 
 
 def flipped(data: bytes, at: int) -> bytes:
