@@ -138,7 +138,7 @@ def confined_file(header: Path, name: str, *, where: str) -> Path:
         UnreadableScanError: If the name leads elsewhere, also by a link (E_UNSAFE_PATH), or there is no such file
             (E_NO_DATA_FILE).
     """
-    windows, folder = PureWindowsPath(name), header.parent.resolve()
+    windows, folder = PureWindowsPath(name), header.resolve().parent
     relative = not (windows.drive or windows.root or PurePosixPath(name).root)
     plain = name and name.isprintable() and ".." not in windows.parts and "\\" not in name
     if not (relative and plain) or not (folder / name).resolve().is_relative_to(folder):
