@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 
 from mendscan.errors import GeometryError, IntensityError, MendscanError, UnreadableScanError
-from mendscan.volumes import read_volume
+from mendscan.volumes import dicom_pixels, read_volume
 from volumes.dicom_files import (
     AXIAL,
     CANARY,
@@ -278,6 +278,20 @@ def test_messages_say_which_slices_and_what_to_do(tmp_path):
         with pytest.raises(MendscanError) as caught:
             read_volume(tmp_path / name)
         assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_what_is_not_installed_is_named(tmp_path, monkeypatch):
+    write_series(tmp_path, some_voxels((40, 36, 4)), change=lambda dataset, _: dataset.compress(JPEG2000Lossless))
+
+    class NotInstalled:
+        is_available = False
+
+    monkeypatch.setattr(dicom_pixels, "get_decoder", lambda _: NotInstalled)
+    with pytest.raises(UnreadableScanError) as caught:
+        read_volume(tmp_path)
+    assert caught.value.code == "E_CODEC"
+    assert "JPEG 2000" in str(caught.value)
+    assert "pip install 'mendscan[dicom]'" in str(caught.value)
 
 
 def test_one_slice_is_no_scan(tmp_path):
