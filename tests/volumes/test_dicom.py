@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import gdcm
 import nibabel as nib
 import numpy as np
 import pytest
@@ -188,3 +189,25 @@ def test_a_map_lies_on_the_series_in_nibabel_and_simpleitk(tmp_path, orientation
     series, series_affine = read_by_simpleitk(tmp_path / "T1")
     (found,) = np.argwhere(series == 4000)
     np.testing.assert_allclose((series_affine @ [*found, 1])[:3], expected_mm, atol=1e-4)
+
+
+def as_lossless_jpeg(path: Path) -> None:
+    """Pack a file as scanners often do; of the plugins that are installed, GDCM alone unpacks it."""
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+
+
+def test_lossless_jpeg_is_unpacked_in_a_process_of_its_own(tmp_path):
+    voxels = some_voxels((16, 12, 5))
+    for path in write_series(tmp_path / "ct", voxels):
+        as_lossless_jpeg(path)
+    assert_same(read_volume(tmp_path / "ct"), voxels, AXIAL)
+    assert_same(read_volume(tmp_path / "ct"), *read_by_simpleitk(tmp_path / "ct"))

@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 
 from mendscan.errors import GeometryError, IntensityError, MendscanError, UnreadableScanError
-from mendscan.volumes import dicom_pixels, read_volume
+from mendscan.volumes import dicom_decoding, read_volume
 from volumes.dicom_files import (
     AXIAL,
     CANARY,
@@ -284,14 +284,28 @@ def test_what_is_not_installed_is_named(tmp_path, monkeypatch):
     write_series(tmp_path, some_voxels((40, 36, 4)), change=lambda dataset, _: dataset.compress(JPEG2000Lossless))
 
     class NotInstalled:
-        is_available = False
+        available_plugins = ()
 
-    monkeypatch.setattr(dicom_pixels, "get_decoder", lambda _: NotInstalled)
+    monkeypatch.setattr(dicom_decoding, "get_decoder", lambda _: NotInstalled)
     with pytest.raises(UnreadableScanError) as caught:
         read_volume(tmp_path)
     assert caught.value.code == "E_CODEC"
     assert "JPEG 2000" in str(caught.value)
     assert "pip install 'mendscan[dicom]'" in str(caught.value)
+
+
+def end_the_process(*_: object) -> None:
+    os._exit(7)
+
+
+def test_a_decoder_that_ends_its_process_fails_one_scan(tmp_path, monkeypatch):
+    write_series(tmp_path, some_voxels((40, 36, 4)), change=lambda dataset, _: dataset.compress(JPEG2000Lossless))
+    monkeypatch.setattr(dicom_decoding, "_plugins", lambda *_: ("gdcm",))
+    assert read_volume(tmp_path).shape == (40, 36, 4)
+    monkeypatch.setattr(dicom_decoding, "_unpacked_by_gdcm", end_the_process)
+    with pytest.raises(UnreadableScanError) as caught:
+        read_volume(tmp_path)
+    assert caught.value.code == "E_CORRUPT"
 
 
 def test_one_slice_is_no_scan(tmp_path):

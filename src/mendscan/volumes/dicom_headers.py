@@ -6,6 +6,7 @@ for they may quote the file.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import re
@@ -137,8 +138,12 @@ def dicom_errors(where: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (MendscanError, MemoryError, OSError):
+    except (MendscanError, MemoryError):
         raise
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # which a nonsensical length in the file leads to
+            raise
+        raise corrupt("the DICOM file cannot be understood", where, type(error).__name__) from None
     except Exception as error:  # noqa: BLE001 - the one boundary
         # `from None`: a traceback would print the words of the error, which may quote the file.
         raise corrupt("the DICOM file cannot be understood", where, type(error).__name__) from None

@@ -9,27 +9,21 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pydicom
-from jaxtyping import Float, Float32
-from pydicom.dataset import Dataset
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID
+from jaxtyping import Float, Float32, Shaped
 
-from mendscan.errors import GeometryError, IntensityError, UnreadableScanError
+from mendscan.errors import GeometryError, IntensityError
+from mendscan.volumes.dicom_decoding import stored_pixels
 from mendscan.volumes.dicom_geometry import check_rescale, positions_along_normal, series_affine
 from mendscan.volumes.dicom_headers import DicomSlice, dicom_errors
 from mendscan.volumes.dicom_series import DicomSeries, chosen_series
-from mendscan.volumes.faults import check_size, corrupt, reading_errors, truncated
+from mendscan.volumes.faults import check_size, corrupt, reading_errors
 
 __all__ = ["dicom_sources", "read_dicom"]
 
 _LOGGER = logging.getLogger(__name__)
-_BITS_ALLOCATED = (8, 16, 32)
 
 
 def read_dicom(
@@ -129,15 +123,8 @@ def _check_identical(same_place: Sequence[DicomSlice], series: DicomSeries, wher
     )
 
 
-def _pixels_of(slices: Sequence[DicomSlice], series: DicomSeries, where: str) -> Iterator[Float[np.ndarray, "J I"]]:
-    """Decode slices one after the other; a file of many frames stays open in between."""
-    path: Path | None = None
-    dataset = Dataset()
-    for one in slices:
-        if one.path != path:
-            dataset, path = _opened(one.path, where), one.path
-        with _decoding_errors(where):
-            stored = pixel_array(dataset, index=one.frame)
+def _pixels_of(slices: Sequence[DicomSlice], series: DicomSeries, where: str) -> Iterator[Shaped[np.ndarray, "J I"]]:
+    for one, stored in zip(slices, stored_pixels(slices, where=where), strict=True):
         if stored.shape != (series.rows, series.columns):
             raise corrupt("a slice is not of the size that its header gave a moment ago", where, f"{stored.shape}")
         if (one.slope, one.intercept) == (1.0, 0.0):
@@ -145,55 +132,6 @@ def _pixels_of(slices: Sequence[DicomSlice], series: DicomSeries, where: str) ->
         else:
             with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused, in words
                 yield stored.astype(np.float64) * one.slope + one.intercept
-
-
-def _opened(path: Path, where: str) -> Dataset:
-    dataset = pydicom.dcmread(path)
-    if "BitsAllocated" not in dataset:  # pydicom forgets all fields if the last fragment of pixels is cut off
-        raise truncated(where, "a header without pixels", "a whole DICOM file")
-    bits = int(dataset.BitsAllocated)
-    if bits not in _BITS_ALLOCATED:
-        raise UnreadableScanError(
-            "the pixel type is not supported",
-            where=where,
-            code="E_DATATYPE",
-            found=f"{bits} bits",
-            expected=f"{', '.join(map(str, _BITS_ALLOCATED))} bits",
-            remedy="convert the series to 16 bits",
-        )
-    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
-    stored, wanted = len(dataset.get("PixelData") or b""), 1
-    if not syntax.is_compressed:
-        wanted = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames") or 1) * bits // 8
-    if stored < wanted:
-        raise truncated(where, f"{stored} bytes of pixels", f"{wanted} bytes")
-    if syntax.is_compressed and not _can_decode(syntax):
-        raise UnreadableScanError(
-            "nothing is installed that unpacks the pixels",
-            where=where,
-            code="E_CODEC",
-            found=syntax.name,
-            remedy="pip install 'mendscan[dicom]'",
-        )
-    return dataset
-
-
-def _can_decode(syntax: UID) -> bool:
-    try:
-        return bool(get_decoder(syntax).is_available)
-    except NotImplementedError:
-        return False
-
-
-@contextmanager
-def _decoding_errors(where: str) -> Iterator[None]:
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - decoders raise what they like
-        # `from None`: what a decoder says may quote the file.
-        raise corrupt("the pixels of a slice cannot be unpacked", where, type(error).__name__) from None
 
 
 def _check_overflow(voxels_KJI: Float32[np.ndarray, "K J I"], where: str) -> None:
