@@ -27,9 +27,9 @@ from mendscan.volumes.faults import corrupt, regular_file_bytes, truncated
 
 __all__ = ["COLOUR_IMAGE", "DicomHeader", "DicomSlice", "dicom_errors", "is_dicom", "read_header"]
 
-logging.getLogger("pydicom").setLevel(
-    logging.CRITICAL
-)  # its messages may quote the file, and files hold names of patients
+for _chatty in ("pydicom", "openjpeg"):
+    # Their messages may quote the file, and files hold names of patients.
+    logging.getLogger(_chatty).setLevel(logging.CRITICAL)
 
 _MAGIC_OFFSET, _MAGIC, _HEAD_BYTES = 128, b"DICM", 2048
 _DEFLATED = b"1.2.840.10008.1.2.1.99"

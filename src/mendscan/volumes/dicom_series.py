@@ -128,7 +128,7 @@ def series_of_files(files: Sequence[Path], *, where: str, progress: Progress | N
     usable = [group for group in groups if len(group) >= MIN_VOXELS_PER_AXIS]
     few = [group for group in groups if len(group) < MIN_VOXELS_PER_AXIS]
     others = tuple(f"{kind} ({count} files)" for kind, count in sorted(skipped.items()))
-    return DicomFolder(_named(usable, few), tuple(map(_too_few, few)), others, tuple(damaged))
+    return DicomFolder(_named(usable, few), _too_few(few), others, tuple(damaged))
 
 
 def chosen_series(path: Path, *, where: str) -> DicomSeries:
@@ -229,10 +229,21 @@ def _close(mine: tuple[float, ...] | None, theirs: tuple[float, ...] | None, tol
     return not any(abs(a - b) > tolerance for a, b in zip(mine, theirs, strict=True))  # nor is one that says NaN
 
 
-def _too_few(group: _Group) -> str:
-    header, count = group[0][0], len(group)
-    number = "without a number" if header.series_number is None else header.series_number
-    return f"series {number} ({header.modality or 'unknown modality'}), too few slices of one kind: {count}"
+def _too_few(groups: Sequence[_Group]) -> tuple[str, ...]:
+    """Say for each series how many slices are in groups that are no scan."""
+    slices, parts = Counter[str](), Counter[str]()
+    words: dict[str, str] = {}
+    for group in groups:
+        header = group[0][0]
+        number = "without a number" if header.series_number is None else header.series_number
+        words[header.series_uid] = f"series {number} ({header.modality or 'unknown modality'})"
+        slices[header.series_uid] += len(group)
+        parts[header.series_uid] += 1
+    return tuple(
+        f"{words[uid]}, too few slices of one kind: {slices[uid]}"
+        + (f" in {parts[uid]} kinds" if parts[uid] > 1 else "")
+        for uid in words
+    )
 
 
 def _named(groups: Sequence[_Group], few: Sequence[_Group]) -> tuple[DicomSeries, ...]:
