@@ -149,7 +149,7 @@ def test_a_slice_that_is_there_twice_is_dropped_with_a_warning(tmp_path, caplog)
 def test_many_frames_in_one_file(tmp_path):
     voxels, order = some_voxels(), np.array([3, 0, 5, 1, 4, 2])
     write_multiframe(tmp_path / "enhanced.dcm", voxels, order=order)
-    assert read_volume(tmp_path / "enhanced.dcm").name == "enhanced.dcm"
+    assert read_volume(tmp_path / "enhanced.dcm").name == "enhanced"
     assert_same(read_volume(tmp_path / "enhanced.dcm"), voxels, AXIAL)
     assert_same(read_volume(tmp_path), voxels, AXIAL)
     assert dicom_sources(tmp_path) == [tmp_path / "enhanced.dcm"]

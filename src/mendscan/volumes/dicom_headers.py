@@ -25,7 +25,7 @@ from pydicom.uid import UID
 from mendscan.errors import MendscanError, UnreadableScanError
 from mendscan.volumes.faults import corrupt, regular_file_bytes, truncated
 
-__all__ = ["COLOUR_IMAGE", "DicomHeader", "DicomSlice", "dicom_errors", "is_dicom", "read_header"]
+__all__ = ["COLOUR_IMAGE", "DicomHeader", "DicomSlice", "dicom_errors", "dicom_files", "is_dicom", "read_header"]
 
 for _chatty in ("pydicom", "openjpeg"):
     # Their messages may quote the file, and files hold names of patients.
@@ -48,7 +48,6 @@ _DERIVED_OBJECTS = {
 COLOUR_IMAGE = "a colour image"
 """Why an image of colours is no scan."""
 
-_DICOMDIR = "1.2.840.10008.1.3.10"
 _MOST_FRAMES = 2**16
 _MODALITY = re.compile(r"[A-Z0-9]{2,6}")
 
@@ -115,6 +114,18 @@ def is_dicom(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return _is_dicom_head(file.read(_MAGIC_OFFSET + len(_MAGIC)))
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """Return the DICOM files of a folder, not of those below it; hidden ones are skipped.
+
+    Files are recognised by content, and those in ``.dcm`` by name too, so that a damaged one is missed by nobody.
+
+    Raises:
+        OSError: If the folder or a file cannot be read.
+    """
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return [path for path in paths if (path.suffix.lower() == ".dcm" and path.is_file()) or is_dicom(path)]
 
 
 def read_header(path: Path, *, where: str) -> DicomHeader:
@@ -201,16 +212,13 @@ def _header(dataset: Dataset, path: Path, no_scan: str) -> DicomHeader:
 
 
 def _why_no_scan(dataset: Dataset) -> str:
-    kind = _sop_class(dataset)
-    if kind in _DERIVED_OBJECTS or kind == _DICOMDIR:
-        return _DERIVED_OBJECTS.get(kind, "a DICOMDIR")
-    if int(dataset.get("SamplesPerPixel") or 1) != 1 or str(
-        dataset.get("PhotometricInterpretation", "MONOCHROME2")
-    ) not in ("MONOCHROME1", "MONOCHROME2"):
+    if _sop_class(dataset) in _DERIVED_OBJECTS:
+        return _DERIVED_OBJECTS[_sop_class(dataset)]
+    photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
+    if int(dataset.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
         return COLOUR_IMAGE
-    if "LOCALIZER" in [str(value).upper() for value in dataset.get("ImageType") or ()]:
-        return "a localizer"
-    return ""
+    kind = dataset.get("ImageType") or ()
+    return "a localizer" if "LOCALIZER" in ([kind] if isinstance(kind, str) else kind) else ""
 
 
 def _sop_class(dataset: Dataset) -> str:

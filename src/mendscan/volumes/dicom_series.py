@@ -7,7 +7,9 @@ its path, although no such file exists.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +17,13 @@ from pathlib import Path
 
 from mendscan.errors import GeometryError, IntensityError, ScanError, UnreadableScanError
 from mendscan.progress import Progress, Silent
-from mendscan.volumes.dicom_headers import COLOUR_IMAGE, DicomHeader, DicomSlice, is_dicom, read_header
+from mendscan.volumes.dicom_headers import COLOUR_IMAGE, DicomHeader, DicomSlice, dicom_files, read_header
 from mendscan.volumes.volume import MIN_VOXELS_PER_AXIS
 
 __all__ = [
     "DicomFolder",
     "DicomSeries",
     "chosen_series",
-    "dicom_files",
     "folder_name",
     "series_of_files",
     "series_path",
@@ -92,18 +93,6 @@ def series_path(folder: Path, series: DicomSeries) -> Path:
 def folder_name(folder: Path) -> str:
     """Return a folder's own name, also of ``.``."""
     return folder.name if folder.name not in ("", "..") else folder.resolve().name
-
-
-def dicom_files(folder: Path) -> list[Path]:
-    """Return the DICOM files of a folder, not of those below it; hidden ones are skipped.
-
-    Files are recognised by content, and those in ``.dcm`` by name too, so that a damaged one is missed by nobody.
-
-    Raises:
-        OSError: If the folder or a file cannot be read.
-    """
-    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    return [path for path in paths if (path.suffix.lower() == ".dcm" and path.is_file()) or is_dicom(path)]
 
 
 def series_of_files(files: Sequence[Path], *, where: str, progress: Progress | None = None) -> DicomFolder:
@@ -192,7 +181,7 @@ def _folder_and_series(path: Path) -> tuple[Path, str | None]:
         return path, None
     prefix = f"{folder_name(path.parent)}_"
     if not path.parent.is_dir() or not path.name.startswith(prefix):
-        raise FileNotFoundError
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     return path.parent, path.name.removeprefix(prefix)
 
 

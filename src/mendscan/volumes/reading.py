@@ -19,9 +19,9 @@ from jaxtyping import Float32
 from mendscan.errors import CohortError
 from mendscan.progress import Progress, Silent
 from mendscan.volumes.chunks import open_voxels
-from mendscan.volumes.dicom_headers import is_dicom
+from mendscan.volumes.dicom_headers import dicom_files, is_dicom
 from mendscan.volumes.dicom_pixels import read_dicom
-from mendscan.volumes.dicom_series import DicomFolder, dicom_files, folder_name, series_of_files, series_path
+from mendscan.volumes.dicom_series import DicomFolder, folder_name, series_of_files, series_path
 from mendscan.volumes.faults import reading_errors
 from mendscan.volumes.metaimage import is_metaimage, read_metaimage
 from mendscan.volumes.nrrd import NRRD_MAGIC, read_nrrd
@@ -120,7 +120,7 @@ def look_through(path: str | os.PathLike[str], progress: Progress | None = None)
         CohortError: E_NOT_FOUND, E_ACCESS or E_NO_SCANS.
     """
     root = Path(path)
-    if root.is_file() or not root.is_dir():
+    if not root.is_dir():
         if not root.exists() and not _is_series(root):
             raise CohortError("no such file or folder", where=path, code="E_NOT_FOUND", remedy="check the path")
         return FoundScans((root,), ())
@@ -139,14 +139,14 @@ def look_through(path: str | os.PathLike[str], progress: Progress | None = None)
 
 
 def case_name(path: str | os.PathLike[str]) -> str:
-    """Return the name of a file without ``.nii.gz``, ``.nrrd`` and the like, or that of a folder.
+    """Return the name of a file without ``.nii.gz``, ``.nrrd``, ``.dcm`` and the like, or that of a folder.
 
     Example:
         >>> case_name("scans/sub-01_T1w.nii.gz")
         'sub-01_T1w'
     """
     name = folder_name(Path(path))
-    for suffix in _SUFFIXES:
+    for suffix in (*_SUFFIXES, ".dcm"):
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return name
