@@ -139,6 +139,28 @@ def test_damaged_files_fail_and_are_not_passed_over(tmp_path):
             read_volume(path)
 
 
+def test_a_file_that_may_not_be_opened_stops_nothing_but_the_series_beside_it(tmp_path, monkeypatch, caplog):
+    write_series(tmp_path / "P01")
+    write_nifti(tmp_path / "P02" / "P02.nii.gz")
+    for folder in ("P01", "P02"):
+        (tmp_path / folder / "closed").write_bytes(b"")
+    open_it = Path.open
+
+    def refuse(self: Path, *arguments: object, **options: object):
+        if self.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return open_it(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert names_below(tmp_path) == ["P01", "P02/P02.nii.gz"]
+    assert f"{tmp_path / 'P02'}: 1 files cannot be opened" in caplog.text
+    assert read_volume(tmp_path / "P02" / "P02.nii.gz").name == "P02"
+    with pytest.raises(MendscanError) as caught:
+        read_volume(tmp_path / "P01")
+    assert caught.value.code == "E_ACCESS"
+
+
 def test_the_same_name_in_two_formats_is_refused_with_both(tmp_path):
     write_series(tmp_path / "a" / "P01")
     write_nifti(tmp_path / "b" / "P01.nii.gz")

@@ -116,16 +116,24 @@ def is_dicom(path: Path) -> bool:
         return _is_dicom_head(file.read(_MAGIC_OFFSET + len(_MAGIC)))
 
 
-def dicom_files(folder: Path) -> list[Path]:
-    """Return the DICOM files of a folder, not of those below it; hidden ones are skipped.
+def dicom_files(folder: Path) -> tuple[list[Path], int]:
+    """Return the DICOM files of a folder, not of those below it, and how many files cannot be opened.
 
-    Files are recognised by content, and those in ``.dcm`` by name too, so that a damaged one is missed by nobody.
+    Hidden files are skipped.  Files are recognised by content, and those in ``.dcm`` by name too, so that a damaged
+    one is passed over by nobody.
 
     Raises:
-        OSError: If the folder or a file cannot be read.
+        OSError: If the folder cannot be listed.
     """
-    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    return [path for path in paths if (path.suffix.lower() == ".dcm" and path.is_file()) or is_dicom(path)]
+    found: list[Path] = []
+    closed = 0
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+        try:
+            if (path.suffix.lower() == ".dcm" and path.is_file()) or is_dicom(path):
+                found.append(path)
+        except OSError:
+            closed += 1
+    return found, closed
 
 
 def read_header(path: Path, *, where: str) -> DicomHeader:

@@ -133,7 +133,11 @@ def chosen_series(path: Path, *, where: str) -> DicomSeries:
         OSError: If the folder cannot be read.
     """
     folder, name = _folder_and_series(path)
-    files = [path] if path.is_file() else dicom_files(folder)
+    files, closed = ([path], 0) if path.is_file() else dicom_files(folder)
+    if closed:
+        raise UnreadableScanError(
+            f"{closed} files of the folder cannot be opened", where=where, code="E_ACCESS", remedy="check permissions"
+        )
     found = series_of_files(files, where=where)
     if found.damaged:
         raise _damaged(found.damaged, len(files), where)

@@ -39,6 +39,7 @@ _SHOWN_DUPLICATES = 5
 _HEAD_BYTES = 512
 _SFORM_SCANNER = 1
 
+_Note = tuple[Path, str]
 _Format = Literal["NIfTI", "NRRD", "MetaImage", "DICOM"]
 
 
@@ -52,7 +53,7 @@ class FoundScans:
     """
 
     scans: tuple[Path, ...]
-    notes: tuple[tuple[Path, str], ...]
+    notes: tuple[_Note, ...]
 
 
 def read_volume(path: str | os.PathLike[str], *, name: str | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> Volume:
@@ -124,8 +125,9 @@ def look_through(path: str | os.PathLike[str], progress: Progress | None = None)
         if not root.exists() and not _is_series(root):
             raise CohortError("no such file or folder", where=path, code="E_NOT_FOUND", remedy="check the path")
         return FoundScans((root,), ())
-    scans, candidates = _listed_below(root)
-    series, notes = _series_below(candidates, progress or Silent())
+    scans, candidates, notes = _listed_below(root)
+    series, more = _series_below(candidates, progress or Silent())
+    notes += more
     if not scans and not series:
         raise CohortError(
             "no scans found",
@@ -197,33 +199,35 @@ def _is_series(path: Path) -> bool:
     if not path.parent.is_dir():
         return False
     with _listing_errors(path.parent):
-        found = series_of_files(dicom_files(path.parent), where=str(path))
+        files, _ = dicom_files(path.parent)
+    found = series_of_files(files, where=str(path))
     return path in [series_path(path.parent, series) for series in found.series]
 
 
-def _listed_below(root: Path) -> tuple[list[Path], list[tuple[Path, list[Path]]]]:
+def _listed_below(root: Path) -> tuple[list[Path], list[tuple[Path, list[Path]]], list[_Note]]:
     """Return the scans that are known by their names, and the DICOM files of each folder that has some."""
     scans: list[Path] = []
     dicom: list[tuple[Path, list[Path]]] = []
+    notes: list[_Note] = []
     for folder, subfolders, names in os.walk(root, onerror=_raise_unlisted):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         visible = (name for name in names if not name.startswith("."))
         scans += [Path(folder, name) for name in visible if name.lower().endswith(_SUFFIXES)]
         with _listing_errors(folder):
-            files = dicom_files(Path(folder))
+            files, closed = dicom_files(Path(folder))
+        if closed:
+            notes.append((Path(folder), f"{closed} files cannot be opened; whether they are DICOM is unknown"))
         if files:
             dicom.append((Path(folder), files))
-    return scans, dicom
+    return scans, dicom, notes
 
 
-def _series_below(
-    folders: list[tuple[Path, list[Path]]], progress: Progress
-) -> tuple[list[Path], list[tuple[Path, str]]]:
+def _series_below(folders: list[tuple[Path, list[Path]]], progress: Progress) -> tuple[list[Path], list[_Note]]:
     """Return the path of each DICOM series, and what there is to say about the rest."""
     if folders:
         progress.begin("DICOM headers", sum(len(files) for _, files in folders))
     paths: list[Path] = []
-    notes: list[tuple[Path, str]] = []
+    notes: list[_Note] = []
     folder_of: dict[str, Path] = {}
     for folder, files in folders:
         found = series_of_files(files, where=os.fspath(folder), progress=progress)
