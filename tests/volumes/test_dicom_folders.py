@@ -88,7 +88,7 @@ def test_parts_of_one_series_are_never_mixed(tmp_path):
     write_series(tmp_path / "P01", some_voxels(), np.diag([2.0, 2, 2, 1]) @ AXIAL, uid=uid, name="d{index}")
     assert [path.name for path in find_scans(tmp_path)] == [f"P01_s003-{n}" for n in (1, 2, 3, 4)]
     shapes = [read_volume(path).shape for path in find_scans(tmp_path)]
-    assert shapes == [(7, 8, 6), (7, 6, 8), (9, 8, 5), (7, 8, 6)]
+    assert shapes == [(7, 8, 6), (7, 6, 8), (7, 8, 6), (9, 8, 5)]
 
 
 def test_what_is_no_scan_is_left_out_and_named(tmp_path, caplog):

@@ -194,25 +194,22 @@ _Group = list[tuple[DicomHeader, DicomSlice]]
 
 def _groups(headers: Sequence[DicomHeader]) -> list[_Group]:
     """Sort slices, for frames of one file may differ too, into those that can be one scan."""
-    groups: list[_Group] = []
+    groups: dict[tuple[object, ...], list[_Group]] = {}
     for header in headers:
+        facts = (header.series_uid, header.rows, header.columns, header.photometric, header.modality)
+        alike = groups.setdefault(facts, [])
         for one in header.slices:
-            group = next((group for group in groups if _belongs((header, one), group[0])), None)
+            group = next((group for group in alike if _same_plane(one, group[0][1])), None)
             if group is None:
-                groups.append([(header, one)])
+                alike.append([(header, one)])
             else:
                 group.append((header, one))
-    return groups
+    return [group for alike in groups.values() for group in alike]
 
 
-def _belongs(mine: tuple[DicomHeader, DicomSlice], theirs: tuple[DicomHeader, DicomSlice]) -> bool:
-    def facts(one: DicomHeader) -> tuple[object, ...]:
-        return one.series_uid, one.rows, one.columns, one.photometric, one.modality
-
-    return (
-        facts(mine[0]) == facts(theirs[0])
-        and _close(mine[1].orientation, theirs[1].orientation, _SAME_DIRECTION)
-        and _close(mine[1].pixel_spacing, theirs[1].pixel_spacing, _SAME_SPACING_MM)
+def _same_plane(mine: DicomSlice, theirs: DicomSlice) -> bool:
+    return _close(mine.orientation, theirs.orientation, _SAME_DIRECTION) and _close(
+        mine.pixel_spacing, theirs.pixel_spacing, _SAME_SPACING_MM
     )
 
 
