@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mendscan.errors import MendscanError
     from mendscan.evaluation.folders import evaluate_folder
     from mendscan.evaluation.histograms import ScoreHistogram
+    from mendscan.report.report import write_report
+    from mendscan.report.showing import show
     from mendscan.results import Detection, Finding
     from mendscan.training.trainer import TrainingSummary, train
     from mendscan.volumes.reading import read_volume
@@ -46,8 +48,10 @@ __all__ = [
     "evaluate_folder",
     "read_volume",
     "sample",
+    "show",
     "train",
     "volume_from_array",
+    "write_report",
 ]
 
 _HOMES = {
@@ -63,8 +67,10 @@ _HOMES = {
     "evaluate_folder": "mendscan.evaluation.folders",
     "read_volume": "mendscan.volumes.reading",
     "sample": "mendscan.detection.sampling",
+    "show": "mendscan.report.showing",
     "train": "mendscan.training.trainer",
     "volume_from_array": "mendscan.volumes.volume",
+    "write_report": "mendscan.report.report",
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mendscan.report.report import write_report
+from mendscan.report.showing import show
 from mendscan.volumes.volume import volume_from_array
 from result_folders import of_volume, results_of
 
@@ -244,3 +245,25 @@ def test_print_has_a_page_for_each_scan_and_no_controls(page: Any) -> None:
     assert page.locator("footer").is_visible()
     breaks = page.locator(".scan").evaluate_all("all => all.map(each => getComputedStyle(each).breakBefore)")
     assert breaks == ["page"] * len(NAMES)
+
+
+def test_in_a_notebook_a_scan_has_its_slider_within_a_frame(chromium: Any, tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).uniform(0, 100, (20, 24, 16))
+    scan = volume_from_array(voxels, np.eye(4), name="scan")
+    map_XYZ = np.zeros(scan.shape, np.float32)
+    map_XYZ[3:8, 3:8, 3:8] = 0.8
+    cell = tmp_path / "cell.html"
+    cell.write_text(f"<!doctype html><body>{show(scan, of_volume(scan, map_XYZ))._repr_html_()}", encoding="utf-8")
+    page = chromium.new_page(viewport={"width": 1000, "height": 950})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(cell.as_uri())
+    frame = page.frame_locator("iframe")
+    frame.locator(".wipe-range").fill("40")
+    assert frame.locator(".wipe-range").get_attribute("aria-valuetext") == "40 % healthy version"
+    assert frame.locator(".view.chosen .panel").first.is_visible()
+    assert not frame.locator("#cohort").is_visible()
+    assert frame.locator(".in-print").first.is_visible()
+    assert complaints == []
+    page.close()

@@ -19,7 +19,7 @@ from mendscan.cohort.preparing import (
 )
 from mendscan.config import PreparationSettings
 from mendscan.errors import IntensityError
-from mendscan.report.planes import shown_slice, upright
+from mendscan.results.planes import shown_slice, upright
 from mendscan.volumes import Volume, read_volume
 
 SHAPE = (24, 20, 16)

@@ -24,8 +24,8 @@ from mendscan.detection.batch import detect_folder, one_after_the_other
 from mendscan.detection.detector import Detector
 from mendscan.detection.dicom_results import DicomResults, dicom_results, label_findings
 from mendscan.errors import CohortError, ModelError, SettingsError
-from mendscan.report.figures import save_figure
 from mendscan.results import Detection
+from mendscan.results.figures import save_figure
 from mendscan.volumes.dicom_objects import MOST_SEGMENTS
 from mendscan.volumes.volume import volume_from_array
 from source_series import AXIAL, CANARY, write_source_series

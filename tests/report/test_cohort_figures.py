@@ -13,7 +13,7 @@ from mendscan.cohort.preparing import prepare
 from mendscan.cohort.suite import write_suite
 from mendscan.config import Settings
 from mendscan.report.cohort_figures import draw_anomalies, draw_intensities, draw_prepared, draw_scans
-from mendscan.report.planes import PLANES
+from mendscan.results.planes import PLANES
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mendscan.errors import GeometryError, ResultsError
+from mendscan.errors import GeometryError, ResultsError, WriteError
 from mendscan.results import Detection, GateWarning, read_results
 from mendscan.volumes.volume import volume_from_array
 from result_folders import AFFINE, FINDING, NLL, detection, results_of
@@ -116,3 +116,10 @@ def test_a_detection_without_a_map_saves_its_details_only(tmp_path: Path) -> Non
     Detection(volume, 0.0, 1.0, np.ones(1), np.zeros(1), "X", None, None, 0.5).save(tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")] == ["details/a.json"]
     assert json.loads((tmp_path / "details" / "a.json").read_text())["code_nll"] is None
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "..", ""])
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(WriteError, match="no file name"):
+        detection(name, p_value=0.5).save(tmp_path / "results")
+    assert list(tmp_path.iterdir()) == []

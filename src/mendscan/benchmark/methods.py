@@ -18,7 +18,7 @@ from mendscan.benchmark.journal import Journal
 from mendscan.detection.batch import detect_folder
 from mendscan.detection.calibration import Scores
 from mendscan.progress import Progress
-from mendscan.report.figures import save_figure
+from mendscan.results.figures import save_figure
 from mendscan.training.interrupts import stop_requests
 from mendscan.training.trainer import train
 

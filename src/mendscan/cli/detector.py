@@ -117,7 +117,7 @@ def detect(
     from mendscan.console import ConsoleProgress, show_detection
     from mendscan.detection.batch import detect_folder, one_after_the_other
     from mendscan.detection.dicom_results import dicom_results
-    from mendscan.report.figures import save_figure
+    from mendscan.results.figures import save_figure
 
     if dicom_patient and not dicom_out:
         raise typer.BadParameter("it is about --dicom-out, which is not given", param_hint="--dicom-patient")

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int
 
 from mendscan.cohort.preparing import Prepared, from_slices, prepare
 from mendscan.config import Settings
@@ -26,8 +25,8 @@ from mendscan.errors import SettingsError, UnfitScanError
 from mendscan.models.bundle import load_bundle
 from mendscan.results import CodeNLL, Detection, Finding, GateWarning, find_components
 from mendscan.shapes import MapSHW, VoxelsXYZ
-from mendscan.volumes.reading import read_volume
-from mendscan.volumes.volume import Volume, volume_from_array
+from mendscan.volumes.reading import Scan, as_volume
+from mendscan.volumes.volume import Volume
 
 __all__ = ["Detector", "map_and_findings"]
 
@@ -84,7 +83,7 @@ class Detector:
 
     def detect(
         self,
-        scan: str | os.PathLike[str] | Volume | tuple[Shaped[np.ndarray, "I J K"], Shaped[np.ndarray, "4 4"]],
+        scan: Scan,
         *,
         restorations: int | None = None,
         seed: int = 0,
@@ -118,7 +117,7 @@ class Detector:
             ModelError: If the model does not know the findings of healthy scans, or nothing of the paper's map.
         """
         kept_above = self._finding_threshold(false_positives_per_scan, scores)
-        volume, started = _as_volume(scan), time.perf_counter()
+        volume, started = as_volume(scan), time.perf_counter()
         restoring = partial(
             self.networks.restore,
             restorations=restorations or self.settings.detection.restorations,
@@ -151,6 +150,7 @@ class Detector:
             strangest=said.strangest,
             statistics=said.statistics,
             warnings=warnings,
+            healthy_scores=tuple(self.calibration.healthy(scores)),
             code_nll=_code_nll(encoded, prepared, threshold=self.calibration.thresholds.score),
             paper_score=encoded.score(self.calibration.thresholds.score),
             slice_scores=encoded.slice_scores(self.calibration.thresholds.score),
@@ -292,12 +292,3 @@ def _code_nll(encoded: EncodedScan, prepared: Prepared, *, threshold: float) -> 
         if a != axis
     )
     return CodeNLL(np.moveaxis(nats_XYZ, axis, 0), (first, second), threshold)
-
-
-def _as_volume(scan: Any) -> Volume:
-    if isinstance(scan, Volume):
-        return scan
-    if isinstance(scan, tuple):
-        voxels, affine = scan
-        return volume_from_array(voxels, affine, name="array")
-    return read_volume(scan)

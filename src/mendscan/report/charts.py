@@ -14,8 +14,8 @@ from jaxtyping import Float
 from mendscan.report.content import CaseFacts
 from mendscan.report.layers import colour_bar, encode_colours
 from mendscan.report.pictures import CasePictures
-from mendscan.report.planes import PLANES
 from mendscan.results import CodeNLL, Details
+from mendscan.results.planes import PLANES
 
 __all__ = [
     "Axis",

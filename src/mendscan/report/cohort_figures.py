@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from mendscan.cohort.anomalies import Anomaly
 from mendscan.cohort.labelled_cohort import LabelledCohort
 from mendscan.cohort.preparing import Prepared
-from mendscan.report.planes import PLANES, label_sides, shown_slice, upright
+from mendscan.results.planes import PLANES, label_sides, shown_slice, upright
 from mendscan.volumes.reading import read_volume
 from mendscan.volumes.volume import Volume
 

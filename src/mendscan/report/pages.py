@@ -51,13 +51,14 @@ def case_page(facts: CaseFacts, pictures: CasePictures) -> CasePage:
     return CasePage(facts, pictures, profile(details, pictures), statistics_bars(facts), code_grid(details, pictures))
 
 
-def render_page(cohort: CohortFacts, pages: Sequence[CasePage], *, left_out: str) -> str:
+def render_page(cohort: CohortFacts, pages: Sequence[CasePage], *, left_out: str, only_scans: bool = False) -> str:
     """Return the page as HTML.
 
     Args:
         cohort: What is said of all scans.
         pages: Of each scan that was scored, in the order of their ranks.
         left_out: What is not pictured, in words; empty if everything is.
+        only_scans: Whether nothing but the scans is seen, not what is said of all of them, their model and the run.
     """
     style, script = (_source(name) for name in ("report.css", "report.js"))
     threshold = cohort.results.map_threshold
@@ -68,6 +69,7 @@ def render_page(cohort: CohortFacts, pages: Sequence[CasePage], *, left_out: str
             cohort=cohort,
             pages=pages,
             left_out=left_out,
+            only_scans=only_scans,
             notice=NOTICE,
             chart=distribution(cohort),
             threshold=threshold,

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 
 from mendscan.errors import ScanError
 from mendscan.report.layers import encode_colours, encode_grey, grey_window, outline, to_grey
-from mendscan.report.planes import PLANES, shown_slice
 from mendscan.report.views import View, choose_views
 from mendscan.results import ResultCase
+from mendscan.results.planes import PLANES, shown_slice
 from mendscan.shapes import VoxelsXYZ
 from mendscan.volumes.volume import Volume
 

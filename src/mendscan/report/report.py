@@ -14,11 +14,11 @@ from mendscan.report.content import CaseFacts, CohortFacts, cohort_facts
 from mendscan.report.pages import case_page, render_page
 from mendscan.report.pictures import CasePictures, picture_case
 from mendscan.report.tables import FINDING_COLUMNS, SCAN_COLUMNS, as_json, finding_rows, scan_rows
-from mendscan.results import read_results
+from mendscan.results import Details, read_results
 from mendscan.volumes.tables import write_csv
 from mendscan.volumes.writing import make_folder, write_bytes, write_json
 
-__all__ = ["FINDINGS", "MEGABYTE", "MEGABYTES", "Report", "write_report"]
+__all__ = ["FINDINGS", "MEGABYTE", "MEGABYTES", "Report", "worst_position", "write_report"]
 
 MEGABYTE = 1_000_000
 MEGABYTES = 25.0
@@ -105,8 +105,13 @@ def _picture(facts: CaseFacts, cohort: CohortFacts, findings: int) -> CasePictur
     details, threshold = facts.details, cohort.results.map_threshold
     if details is None:
         return picture_case(facts.case, threshold=threshold, findings=findings)
-    worst = float(details.positions[int(np.argmax(details.slice_scores))]) if details.code_nll else None
-    return picture_case(facts.case, threshold=threshold, findings=findings, slice_axis=details.slice_axis, worst=worst)
+    axis, worst = details.slice_axis, worst_position(details)
+    return picture_case(facts.case, threshold=threshold, findings=findings, slice_axis=axis, worst=worst)
+
+
+def worst_position(details: Details) -> float | None:
+    """Return where the slice with the largest score lies along the slice axis; None if its codes are not known."""
+    return float(details.positions[int(np.argmax(details.slice_scores))]) if details.code_nll else None
 
 
 def _within(

@@ -12,7 +12,7 @@ import numpy as np
 
 from mendscan.detection.sampling import Samples
 from mendscan.errors import SettingsError, WriteError
-from mendscan.report.planes import PLANES, label_sides, upright
+from mendscan.results.planes import PLANES, label_sides, upright
 from mendscan.volumes.writing import write_bytes
 
 __all__ = ["MOST_IN_A_PICTURE", "check_samples_file", "draw_samples", "save_samples"]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from mendscan.detection.explaining import Stages
 from mendscan.evaluation.metrics import Evaluation
-from mendscan.report.planes import PLANES, label_sides, upright
+from mendscan.results.planes import PLANES, label_sides, upright
 from mendscan.volumes.volume import Volume
 
 __all__ = ["draw_code_likelihoods", "draw_restorations", "draw_stages", "draw_voxel_scores"]

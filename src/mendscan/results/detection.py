@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from mendscan.errors import WriteError
 from mendscan.parallel import available_cores, each_in_threads
 from mendscan.results.components import Finding
 from mendscan.results.layout import DETAILS, MAPS, RESTORED, SCANS
@@ -87,6 +88,7 @@ class Detection:
         warnings: Why the scan does not look like the training scans, if so.
         paper_score: The paper's sample score in nats, >= 0.
         code_nll: NLL of the codes of the scored slices.
+        healthy_scores: Scores of the healthy calibration scans, ascending: what the p-value rests on.
         seconds: Time it took.
     """
 
@@ -107,6 +109,7 @@ class Detection:
     warnings: tuple[GateWarning, ...] = ()
     paper_score: float | None = None
     code_nll: CodeNLL | None = None
+    healthy_scores: tuple[float, ...] = ()
     seconds: float = 0.0
 
     @property
@@ -142,7 +145,12 @@ class Detection:
         """Write scan, map, restoration and details into a results folder, which is made if it is not there.
 
         Without a map, only the details are written.
+
+        Raises:
+            WriteError: If the scan's name cannot be that of a file (E_NAME), or a file cannot be written.
         """
+        if self.case in ("", "..") or Path(self.case).name != self.case:
+            raise WriteError("the name of the scan is no file name", where=repr(self.case), code="E_NAME")
         name = f"{self.case}.nii.gz"
         jobs = [
             partial(write_map, make_folder(Path(folder) / place) / name, values_XYZ, self.volume)
@@ -153,6 +161,21 @@ class Detection:
             jobs.append(partial(write_scan, make_folder(Path(folder) / SCANS) / name, self.volume))
         each_in_threads(lambda job: job(), [(job,) for job in jobs], workers=available_cores())
         write_json(make_folder(Path(folder) / DETAILS) / f"{self.case}.json", self.details())
+
+    def plot(self) -> Any:
+        """Return a matplotlib figure: up to three slices, each as scan, restoration and map over the scan.
+
+        Raises:
+            ValueError: If there is no map.
+        """
+        from mendscan.results.figures import draw_detection
+
+        return draw_detection(self)
+
+    def _repr_html_(self) -> str:
+        from mendscan.results.summary import summary_html
+
+        return summary_html(self)
 
     def details(self) -> dict[str, Any]:
         """Return what ``details/CASE.json`` holds."""

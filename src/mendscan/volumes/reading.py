@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
 
 from mendscan.errors import CohortError, GeometryError
 from mendscan.progress import Progress, Silent
@@ -27,11 +27,13 @@ from mendscan.volumes.faults import reading_errors
 from mendscan.volumes.metaimage import is_metaimage, read_metaimage
 from mendscan.volumes.nrrd import NRRD_MAGIC, read_nrrd
 from mendscan.volumes.payload import CHUNK_VOXELS, float32_voxels
-from mendscan.volumes.volume import NativeGeometry, Volume, array_geometry, oriented_volume
+from mendscan.volumes.volume import NativeGeometry, Volume, array_geometry, oriented_volume, volume_from_array
 
 __all__ = [
     "DEFAULT_MAX_BYTES",
     "FoundScans",
+    "Scan",
+    "as_volume",
     "case_name",
     "comes_from_dicom",
     "find_scans",
@@ -40,6 +42,8 @@ __all__ = [
     "read_volume",
 ]
 
+Scan: TypeAlias = str | os.PathLike[str] | Volume | tuple[Shaped[np.ndarray, "I J K"], Shaped[np.ndarray, "4 4"]]
+"""A file or folder that `read_volume` takes, a volume, or an array with its affine."""
 _SAME_PLACE = 1e-3
 """By how much two affines of the same grid may differ, in the unit of the file."""
 DEFAULT_MAX_BYTES = 4 * 2**30
@@ -100,6 +104,20 @@ def read_volume(path: str | os.PathLike[str], *, name: str | None = None, max_by
     with reading_errors(where):
         voxels, native = _voxels_and_geometry(Path(path), max_bytes, where)
         return oriented_volume(voxels, native, name=case_name(path) if name is None else name, where=where)
+
+
+def as_volume(scan: Scan) -> Volume:
+    """Return a scan given in any way as a volume.
+
+    Raises:
+        ScanError: If it cannot be read or makes no sense.
+    """
+    if isinstance(scan, Volume):
+        return scan
+    if isinstance(scan, tuple):
+        voxels, affine = scan
+        return volume_from_array(voxels, affine, name="array")
+    return read_volume(scan)
 
 
 def read_values(path: str | os.PathLike[str], volume: Volume) -> VoxelsXYZ:

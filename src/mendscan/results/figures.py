@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mendscan.report.planes import PLANES, label_sides, shown_slice
-from mendscan.results import FIGURES, Detection
+from mendscan.results.detection import Detection
+from mendscan.results.layout import FIGURES
+from mendscan.results.planes import PLANES, label_sides, shown_slice
 from mendscan.volumes.writing import make_folder, write_bytes
 
-__all__ = ["draw_detection", "save_figure"]
+__all__ = ["draw_detection", "png_of", "save_figure"]
 
 _ROWS = 3
 _MAP_COLOURS = "inferno"
@@ -24,9 +25,14 @@ def save_figure(detection: Detection, folder: Path) -> None:
     """Draw a detection into the results folder, unless it has no map."""
     if detection.map_XYZ is None:
         return
+    write_bytes(make_folder(folder / FIGURES) / f"{detection.case}.png", png_of(detection))
+
+
+def png_of(detection: Detection) -> bytes:
+    """Return the picture of a detection with a map as a PNG file; the same detection gives the same bytes."""
     buffer = io.BytesIO()
     draw_detection(detection).savefig(buffer, format="png", dpi=90, facecolor="black", metadata={"Software": None})
-    write_bytes(make_folder(folder / FIGURES) / f"{detection.case}.png", buffer.getvalue())
+    return buffer.getvalue()
 
 
 def draw_detection(detection: Detection) -> Any:
