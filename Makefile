@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test benchmark lint types clean
+.PHONY: demo test benchmark docs lint types clean
 
 demo: $(INSTALLED)  ## simulate a cohort, train, detect, evaluate (about 10 minutes)
 	$(BIN)/mendscan demo -o demo
@@ -14,6 +14,9 @@ test: $(INSTALLED)  ## the tests, on every core
 
 benchmark: $(INSTALLED)  ## restoration at the paper's sizes, beside the reference loop (about 8 minutes)
 	$(BIN)/python benchmarks/restoration.py --output runs/restoration --json runs/restoration/restoration.json
+
+docs: $(INSTALLED)  ## the documentation, into site/index.html: to be opened from disk
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -28,4 +31,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo runs site .pytest_cache .mypy_cache .ruff_cache
