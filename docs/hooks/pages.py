@@ -18,6 +18,7 @@ FRONT = {
 }
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _EXTERNAL = re.compile(r"[a-z]+:|#")
+_INTERVAL = re.compile(r"\[[+−-]?\d[\d.]*, [+−-]?\d[\d.]*\]")
 _ITEM = re.compile(r"(?:[-*]|\d+\.) ")
 
 
@@ -34,15 +35,15 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     uri, root = page.file.src_uri, _root(config)
     if page.parent is None:
         page.meta["hide"] = ["navigation"]  # it would list this page alone
-    return "\n".join(
-        line if code else _LINK.sub(lambda link: _on_site(link, uri, root), line)
-        for line, code in _lists_apart(markdown.splitlines())
-    )
+    lines = _one_title(_lists_apart(markdown.splitlines()))
+    return "\n".join(line if code else _LINK.sub(lambda link: _on_site(link, uri, root), line) for line, code in lines)
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Show the two colons that begin a literal block in a docstring as one."""
-    return html.replace("::</p>", ":</p>")
+    """Keep intervals in one line, and show the two colons that begin a literal block in a docstring as one."""
+    cells = re.split(r"(<td.*?</td>)", html, flags=re.DOTALL)
+    cells[1::2] = [_INTERVAL.sub(r'<span class="interval">\g<0></span>', cell) for cell in cells[1::2]]
+    return "".join(cells).replace("::</p>", ":</p>")
 
 
 def _lists_apart(lines: list[str]) -> list[tuple[str, bool]]:
@@ -57,6 +58,12 @@ def _lists_apart(lines: list[str]) -> list[tuple[str, bool]]:
         told.append((line, code))
         before = line
     return told
+
+
+def _one_title(lines: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """Make later titles headings: that of a card shown in a notebook would end the table of contents."""
+    titles = [n for n, (line, code) in enumerate(lines) if line.startswith("# ") and not code]
+    return [(f"#{line}" if n in titles[1:] else line, code) for n, (line, code) in enumerate(lines)]
 
 
 def _on_site(link: re.Match[str], uri: str, root: Path) -> str:
