@@ -4,13 +4,19 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test benchmark docs lint types clean
+.PHONY: demo test test-browser browser benchmark docs lint types clean
 
 demo: $(INSTALLED)  ## simulate a cohort, train, detect, evaluate (about 10 minutes)
 	$(BIN)/mendscan demo -o demo
 
 test: $(INSTALLED)  ## the tests, on every core
 	JAXTYPING=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+test-browser: browser $(INSTALLED)  ## the viewer's page in Chromium, which is installed first where that is possible
+	JAXTYPING=1 $(BIN)/python -m pytest -m browser -rs tests/browser
+
+browser:  ## Chromium for the tests of the viewer: Debian's, if there is no browser yet and this may install one
+	@sh .ci/browser
 
 benchmark: $(INSTALLED)  ## restoration at the paper's sizes, beside the reference loop (about 8 minutes)
 	$(BIN)/python benchmarks/restoration.py --output runs/restoration --json runs/restoration/restoration.json

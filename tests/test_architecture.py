@@ -8,8 +8,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "mendscan"
 
-# cli > demo > console > benchmark | submission > report > evaluation > baselines > training > detection > results
-# > cohort | models > volumes > config > ...
+# cli > demo > console > benchmark | submission > report | viewer > evaluation > baselines > training > detection
+# > results > cohort | models > volumes > config > ...
 # Unlike `training | detection` side by side, training sits above: its last stage calibrates with detection's own code.
 LAYERS = (
     {"errors", "shapes", "progress", "parallel"},
@@ -21,10 +21,10 @@ LAYERS = (
     {"training"},
     {"baselines"},
     {"evaluation"},
-    {"report"},
+    {"report", "viewer"},
     {"benchmark", "submission"},
     {"console"},
-    {"console_submission", "demo", "exits", "options", "tutorial"},
+    {"console_report", "console_submission", "demo", "exits", "options", "tutorial"},
     {"cli"},
     {"__main__", "__init__"},
 )
@@ -66,7 +66,7 @@ def test_every_room_is_known() -> None:
     assert {room_of(path) for path in MODULES} == set(LEVEL)
 
 
-@pytest.mark.parametrize("room", ["volumes", "config", "errors", "cohort", "results", "evaluation"])
+@pytest.mark.parametrize("room", ["volumes", "config", "errors", "cohort", "results", "evaluation", "viewer"])
 def test_rooms_that_need_no_torch_do_not_import_it(room: str) -> None:
     allowed = {"augmentation.py", "corruption_families.py", "corruptions.py", "random_fields.py"}
     for path in MODULES:

@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -6,8 +7,11 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from mendscan.cli import app, trials
+from mendscan.cli import app, reporting, trials
+from mendscan.console import console, show_detection
 from mendscan.evaluation import bootstrap
+from mendscan.report.report import FINDINGS, MEGABYTES
+from result_folders import detection, results_of
 
 OPTIONS = {
     "train": {
@@ -45,6 +49,7 @@ OPTIONS = {
         "debug",
         "help",
     },
+    "report": {"input", "output", "findings", "scans", "max-megabytes", "debug", "help"},
     "import-original": {
         "prior",
         "vqvae",
@@ -58,6 +63,7 @@ OPTIONS = {
         "debug",
         "help",
     },
+    "view": {"input", "port", "host", "token", "open", "debug", "help"},
     "sample": {"model", "output", "number", "position", "seed", "temperature", "device", "debug", "help"},
     "evaluate": {
         "input",
@@ -177,6 +183,34 @@ def test_evaluating_a_folder_without_results_is_refused(tmp_path) -> None:
 
 def test_the_command_resamples_as_the_library_does() -> None:
     assert trials.RESAMPLES == bootstrap.RESAMPLES  # the command cannot import it: its help would wait for numpy
+
+
+def test_the_command_reports_as_the_library_does() -> None:
+    assert (reporting.FINDINGS, reporting.MEGABYTES) == (FINDINGS, MEGABYTES)
+
+
+def test_detection_says_how_its_results_can_be_seen() -> None:
+    with console.capture() as shown:
+        show_detection([], Path("my results"))
+    assert "see it: mendscan report -i 'my results'" in shown.get()
+
+
+def test_the_report_says_what_it_wrote_and_what_it_does_not_picture(tmp_path) -> None:
+    (tmp_path / "results").mkdir()
+    results_of(tmp_path / "results", detection("a", p_value=0.05), detection("b", p_value=0.5), failed=("c",))
+    (tmp_path / "results" / "maps" / "a.nii.gz").unlink()
+    shown = run("report", "-i", tmp_path / "results", "-o", tmp_path / "page.html", "--scans", "1")
+    assert shown.exit_code == 0, shown.output
+    words = re.sub(r"\s+", " ", shown.output)
+    assert "not pictured: a: no map in the folder" in words
+    assert "not everything is pictured: the 1 least likely of 2 scans" in words
+    assert "0 of 3 scans pictured" in words
+    assert {path.name for path in tmp_path.iterdir()} - {"results"} == {
+        "page.html",
+        "page.json",
+        "page-scans.csv",
+        "page-findings.csv",
+    }
 
 
 @pytest.mark.parametrize("option", [["-o", "out"], ["--compare", "x"], ["--threshold", "0.5"], ["--seed", "3"]])

@@ -37,6 +37,11 @@ def test_importing_mendscan_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_reporting_does_not_import_torch() -> None:
+    code = "import sys, mendscan.report.report; raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_evaluating_does_not_import_torch() -> None:
     code = "import sys, mendscan.evaluation.folders, mendscan.results; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

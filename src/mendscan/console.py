@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -199,6 +200,9 @@ def show_detection(rows: Sequence[dict[str, Any]], results: Path) -> None:
     if len(done) > _ROWS_SHOWN:
         console.print(f"… and {len(done) - _ROWS_SHOWN} more in scores.csv")
     console.print(f"results: [bold]{escape(str(results))}[/bold] (scores.csv, findings.csv, maps, restored, figures)")
+    folder = shlex.quote(str(results))
+    seen = f"see it: mendscan report -i {folder}   or: mendscan view -i {folder}"
+    console.print(seen, markup=False, soft_wrap=True)
     console.print("[dim]Research use only: a score means unlikely under the healthy training scans, not disease.[/dim]")
 
 

@@ -34,6 +34,7 @@ def run_demo(folder: Path, *, minutes: float = 6.0, seed: int = 0) -> None:
     _run("train", "-i", folder / "healthy", "-o", folder / "model", "--minutes", minutes)
     scans, results, labels = folder / "test" / "scans", folder / "results", folder / "test" / "labels"
     _run("detect", "-m", folder / "model", "-i", scans, "-o", results)
+    _run("report", "-i", results, "-o", folder / "report.html")
     _run("evaluate", "-i", results, "-l", labels, "-o", folder / "evaluation")
     _compare_with_atlas(folder, scans, labels)
     _name_files(folder)
@@ -89,6 +90,7 @@ def _compare_with_atlas(folder: Path, scans: Path, labels: Path) -> None:
 def _name_files(folder: Path) -> None:
     console.print("[bold]Open[/bold]")
     for path, what in (
+        (folder / "report.html", "the page: what was found, where, how sure, and what healthy would have looked like"),
         (folder / "results" / "figures", "a picture per scan: scan, restoration, map"),
         (folder / "results" / "scores.csv", "a row per scan"),
         (folder / "results" / "findings.csv", "a row per finding"),

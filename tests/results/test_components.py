@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mendscan.results import FINDING_COLUMNS, SCORE_COLUMNS, Detection, find_components
+from mendscan.results import FINDING_COLUMNS, SCORE_COLUMNS, Detection, find_components, locate_findings
 from mendscan.volumes.volume import Volume, volume_from_array
 
 SHAPE = (12, 9, 10)
@@ -134,3 +134,31 @@ def test_rows_of_the_tables(volume: Volume) -> None:
     assert (first["centre_i"], first["centre_j"], first["centre_k"]) == (7.5, 6.0, 2.0)
     mm = (FLIPPED @ [7.5, 6.0, 2.0, 1])[:3]
     assert [first[f"centre_{axis}_mm"] for axis in "xyz"] == pytest.approx(mm.tolist())
+
+
+def test_findings_are_located_as_the_table_keeps_them(volume: Volume) -> None:
+    native = with_boxes((LARGE, 0.75), (SMALL, 0.6))
+    native[7, 6, 2], native[2, 2, 8] = 0.9, 0.95
+    map_XYZ = to_ras(volume, native)
+    large, small = find_components(map_XYZ, volume, threshold=0.5, smallest_mm3=0.0)
+    rounded = replace(small, centre_voxel=tuple(round(v, 1) for v in small.centre_voxel))
+    gone = replace(small, voxels=99)
+    labels_XYZ, places = locate_findings((rounded, large, gone), map_XYZ, volume, threshold=0.5)
+    assert [
+        None if place is None else volume.native_index(np.array(place.peak_XYZ, float)).tolist() for place in places
+    ] == [
+        [2, 2, 8],
+        [7, 6, 2],
+        None,
+    ]
+    assert places[0] is not None
+    assert places[1] is not None
+    assert [int((labels_XYZ == place.component).sum()) for place in places[:2]] == [4, 36]
+
+
+def test_in_a_map_without_components_nothing_is_located(volume: Volume) -> None:
+    map_XYZ = to_ras(volume, with_boxes((LARGE, 0.75)))
+    found = find_components(map_XYZ, volume, threshold=0.5, smallest_mm3=0.0)
+    labels_XYZ, places = locate_findings(found, map_XYZ, volume, threshold=0.8)
+    assert places == (None,)
+    assert not labels_XYZ.any()

@@ -10,42 +10,9 @@ import numpy as np
 import pytest
 
 from mendscan.errors import GeometryError, ResultsError
-from mendscan.results import CodeNLL, Detection, Finding, GateWarning, read_results, write_results
+from mendscan.results import Detection, GateWarning, read_results
 from mendscan.volumes.volume import volume_from_array
-
-AFFINE = np.array([[0, 0, 3.0, -20], [-2.0, 0, 0, 15], [0, -1.5, 0, 40], [0, 0, 0, 1]])
-RUN = {"map_threshold": 0.5, "healthy_scores": [0.1, 0.2]}
-FINDING = Finding(12.5, 4, 0.75, 0.5, (1.5, -2.25, 3.0), (4.0, 5.5, 6.0), expected_false=0.25)
-NLL = CodeNLL(np.arange(12.0).reshape(3, 2, 2), ((-0.5, 8.5), (-0.5, 11.5)), 7.5)
-
-
-def detection(name: str, *, p_value: float, score: float = 1.0, seed: int = 0) -> Detection:
-    generator = np.random.default_rng(seed)
-    volume = volume_from_array(generator.integers(-90, 900, size=(12, 9, 10)), AFFINE, name=name)
-    return Detection(
-        volume=volume,
-        score=score,
-        p_value=p_value,
-        slice_scores=np.array([1.0, 5.0, 2.0]),
-        slice_indices=np.array([0.5, 4.0, 8.5]),
-        slice_axis="Z",
-        map_XYZ=generator.random(volume.shape, dtype=np.float32),
-        restored_XYZ=generator.normal(size=volume.shape).astype(np.float32),
-        threshold=0.5,
-        findings=(FINDING,),
-        statistics={"typical noise": 3.25},
-        warnings=(GateWarning("W_CROP", "the field of view misses the top"),),
-        code_nll=NLL,
-    )
-
-
-def results_of(folder: Path, *detections: Detection, failed: tuple[str, ...] = ()) -> Path:
-    for each in detections:
-        each.save(folder)
-    rows = [each.score_row() | {"flagged": int(each.p_value < 0.05)} for each in detections]
-    rows += [{"case": name, "status": "failed", "code": "E_NAN", "message": f"{name}: NaN"} for name in failed]
-    write_results(folder, rows, [row for each in detections for row in each.finding_rows()], RUN)
-    return folder
+from result_folders import AFFINE, FINDING, NLL, detection, results_of
 
 
 def test_what_was_saved_is_read_back(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_every_package_that_is_needed_is_pinned() -> None:
     pinned = dict(line.split("==") for line in lines)
     for requirement in importlib.metadata.requires("mendscan") or []:
         if "extra ==" not in requirement:
-            name = re.match(r"[a-z-]+", requirement)[0]  # type: ignore[index]
+            name = re.match(r"[a-z0-9-]+", requirement)[0]  # type: ignore[index]
             assert pinned[name] == importlib.metadata.version(name).partition("+")[0]
     assert "pytest" not in pinned
     assert "mendscan" not in pinned

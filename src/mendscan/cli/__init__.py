@@ -1,6 +1,6 @@
 """The commands: parse, call, print.  One module for each part of the work; help lists them in this order."""
 
-from mendscan.cli import detector, trials, sampling, original, mood, submission  # isort: skip
+from mendscan.cli import detector, reporting, view, trials, sampling, original, mood, submission  # isort: skip
 from mendscan.cli.app import app, main
 
-__all__ = ["app", "detector", "main", "mood", "original", "sampling", "submission", "trials"]
+__all__ = ["app", "detector", "main", "mood", "original", "reporting", "sampling", "submission", "trials", "view"]

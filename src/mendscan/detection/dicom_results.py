@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from jaxtyping import Integer
 
 from mendscan.errors import SettingsError
 from mendscan.models.bundle import load_bundle
-from mendscan.results import Detection, labelled_components
+from mendscan.results import Detection, locate_findings
 from mendscan.volumes.dicom_objects import MOST_SEGMENTS, Provenance
 from mendscan.volumes.dicom_silence import quoting_silenced
 from mendscan.volumes.dicom_writing import DICOM, require_highdicom, write_dicom_results
@@ -152,15 +152,15 @@ def label_findings(detection: Detection) -> Integer[np.ndarray, "X Y Z"]:
     """
     if detection.map_XYZ is None:
         raise ValueError("the detection has no map")
-    labels, components = labelled_components(detection.map_XYZ, detection.volume, detection.threshold)
-    label_of = {found: label for label, found in components}
-    numbers = np.zeros(len(components) + 1, np.int32)
-    for number, finding in enumerate(detection.findings, start=1):
-        label = label_of.get(replace(finding, expected_false=None))
-        if label is None:
+    labels_XYZ, places = locate_findings(
+        detection.findings, detection.map_XYZ, detection.volume, threshold=detection.threshold
+    )
+    numbers = np.zeros(int(labels_XYZ.max()) + 1, np.int32)
+    for number, place in enumerate(places, start=1):
+        if place is None:
             raise ValueError(f"finding {number} is not of the map")
-        numbers[label] = number
-    return numbers[labels]
+        numbers[place.component] = number
+    return numbers[labels_XYZ]
 
 
 def _is_dicom(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mendscan.results.components import Finding, find_components, labelled_components
+from mendscan.results.components import Finding, Place, find_components, locate_findings
 from mendscan.results.detection import CodeNLL, Detection, GateWarning
 from mendscan.results.layout import (
     FIGURES,
@@ -24,11 +24,12 @@ __all__ = [
     "Detection",
     "Finding",
     "GateWarning",
+    "Place",
     "ResultCase",
     "Results",
     "find_components",
     "forget_case",
-    "labelled_components",
+    "locate_findings",
     "read_results",
     "read_run",
     "read_scores",
