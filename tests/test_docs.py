@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
-import os
 import re
 import shlex
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,9 +14,9 @@ import pytest
 from typer.main import get_command
 
 import mendscan
+from docs_site import ROOT, build_site
 from mendscan.cli import app
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "notebooks").glob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 GENERATED = {"commands.md": "mendscan-"}
@@ -156,15 +153,7 @@ def test_the_python_reference_has_every_public_name() -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")}
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)],
-        cwd=ROOT, env=environment, check=False, capture_output=True, text=True,
-    )  # fmt: skip
-    assert built.returncode == 0, built.stderr
-    assert not built.stderr
-    return folder
+    return build_site(tmp_path_factory.mktemp("site"))
 
 
 class Loads(HTMLParser):
