@@ -22,7 +22,7 @@ benchmark: $(INSTALLED)  ## restoration at the paper's sizes, beside the referen
 	$(BIN)/python benchmarks/restoration.py --output runs/restoration --json runs/restoration/restoration.json
 
 docs: $(INSTALLED)  ## the documentation, into site/index.html: to be opened from disk
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
