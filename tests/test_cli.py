@@ -38,6 +38,7 @@ OPTIONS = {
         "maps",
         "no-maps",
         "workers",
+        "pseudonymise",
         "schedule",
         "scores",
         "precision",

@@ -8,10 +8,11 @@ import pytest
 
 from mendscan.benchmark import methods
 from mendscan.benchmark.methods import OWN, PAPER
-from mendscan.benchmark.running import run_benchmark
+from mendscan.benchmark.running import _split, run_benchmark
 from mendscan.errors import CohortError, Interrupted, ResultsError, SettingsError
 from mendscan.volumes.reading import find_scans, read_volume
 from training.conftest import SMALL, write_phantoms
+from volumes.dicom_files import some_voxels, write_series
 
 METHODS = [OWN, PAPER, "atlas", "atlas-standardised", "vae", "vae-standardised"]
 SCANS, HELD_OUT = 15, 3
@@ -160,3 +161,15 @@ def test_too_few_scans_are_refused(tmp_path: Path) -> None:
     write_phantoms(tmp_path / "few", 6, seed=4)
     with pytest.raises(CohortError, match=r"too few scans.*6.*at least 10"):
         run(tmp_path / "out", tmp_path / "few")
+
+
+def test_a_series_is_kept_apart_as_a_file(tmp_path: Path) -> None:
+    for n in range(8):
+        write_series(tmp_path / "scans" / f"P{n}", some_voxels() + n)
+    write_series(tmp_path / "scans" / "P8", some_voxels() + 8)
+    write_series(tmp_path / "scans" / "P8", some_voxels() + 9, number=4, name="b{index}")
+    found = find_scans(tmp_path / "scans")
+    _split(found, tmp_path / "bench")
+    written = [path for part in ("held-out", "healthy") for path in find_scans(tmp_path / "bench" / part)]
+    assert len(written) == 10
+    assert {read_volume(path).content_hash for path in written} == {read_volume(path).content_hash for path in found}

@@ -17,7 +17,8 @@ from mendscan.cohort.store import Split, measure_cohort, prepare_cohort, split_b
 from mendscan.config import PRESETS, Settings, override
 from mendscan.errors import CohortError, UnreadableScanError
 from mendscan.parallel import each_in_processes
-from mendscan.volumes import read_volume
+from mendscan.volumes import find_scans, read_volume, write_map
+from volumes.dicom_files import write_series
 
 SETTINGS = override(
     PRESETS["brain"],
@@ -148,6 +149,19 @@ def test_every_scan_is_measured_in_order(paths: list[Path]) -> None:
     assert [fact.name for fact in facts] == [f"case{k}" for k in range(8, -1, -1)]
     assert [fact.content_hash for fact in facts] == [read_volume(path).content_hash for path in paths[::-1]]
     assert (listener.stages, listener.units, listener.messages) == ([("measure", 9)], 9, [])
+
+
+@pytest.mark.usefixtures("here")
+def test_a_cohort_of_series_is_the_cohort_of_the_same_scans_in_files(tmp_path: Path) -> None:
+    for k in range(3):
+        scan = (structured_scan(k, (20, 22, 18)) * 100).astype(np.int32)
+        write_series(tmp_path / "series" / f"case{k}", scan - scan.min(), np.diag([-2.0, -2.0, 2.0, 1.0]))
+        volume = read_volume(tmp_path / "series" / f"case{k}")
+        (tmp_path / "files").mkdir(exist_ok=True)
+        write_map(tmp_path / "files" / f"case{k}.nii.gz", volume.voxels_XYZ, volume)
+    cohorts = [measure_cohort(find_scans(tmp_path / kind), Listener())[1] for kind in ("series", "files")]
+    assert cohorts[0] == cohorts[1]
+    assert [fact.name for fact in cohorts[0]] == ["case0", "case1", "case2"]
 
 
 @pytest.mark.usefixtures("here")

@@ -7,11 +7,14 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import highdicom as hd
+import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from typer.testing import CliRunner
 
@@ -19,7 +22,7 @@ from detection.conftest import head
 from mendscan.cli import app
 from mendscan.detection.batch import detect_folder, one_after_the_other
 from mendscan.detection.detector import Detector
-from mendscan.detection.dicom_results import DicomResults, comes_from_dicom, dicom_results, label_findings, sources_of
+from mendscan.detection.dicom_results import DicomResults, dicom_results, label_findings
 from mendscan.errors import CohortError, ModelError, SettingsError
 from mendscan.report.figures import save_figure
 from mendscan.results import Detection
@@ -68,30 +71,6 @@ def test_findings_of_another_map_are_refused(detection: Detection) -> None:
             label_findings(wrong)
 
 
-# --- from which files ------------------------------------------------------------------------------------------------
-
-
-def test_the_sources_are_the_files_of_the_same_series(tmp_path: Path, write_scan: WriteScan) -> None:
-    own = write_source_series(tmp_path, head(1), AXIAL)
-    other = write_source_series(tmp_path / "other", head(1), AXIAL, SeriesInstanceUID="1.2.3")[0]
-    other.rename(tmp_path / "other.dcm")
-    (tmp_path / "note.txt").write_text("no DICOM file")
-    (tmp_path / "cut.dcm").write_bytes(own[0].read_bytes()[:140])
-    assert sources_of(own[3]) == sorted(own)
-    assert sources_of(tmp_path / "other.dcm") == [tmp_path / "other.dcm"]
-    assert sources_of(write_scan(tmp_path, "scan")) == []
-
-
-def test_a_folder_stands_for_its_series(tmp_path: Path, write_scan: WriteScan) -> None:
-    assert sources_of(tmp_path) == []
-    scan = write_scan(tmp_path, "scan")
-    assert not comes_from_dicom(tmp_path)
-    own = write_source_series(tmp_path, head(1), AXIAL)
-    assert sources_of(tmp_path) == sorted(own)
-    assert comes_from_dicom(tmp_path)
-    assert [comes_from_dicom(each) for each in (own[0], scan, tmp_path / "absent")] == [True, False, False]
-
-
 # --- refused before anything is computed -----------------------------------------------------------------------------
 
 
@@ -100,7 +79,8 @@ def test_it_says_beforehand_what_cannot_be(
 ) -> None:
     wanted: dict[str, Any] = {"seed": 0, "maps": True, "patient": False}
     scan = write_scan(tmp_path / "nifti", "scan")
-    (source, *_) = write_source_series(tmp_path / "series", head(1), AXIAL)
+    write_source_series(tmp_path / "series", head(1), AXIAL)
+    source = tmp_path / "series"
     with pytest.raises(SettingsError, match="no scan comes from DICOM files"):
         dicom_results(model_folder, tmp_path / "nifti", **wanted)
     with pytest.raises(SettingsError, match="--no-maps"):
@@ -115,9 +95,9 @@ def test_it_says_beforehand_what_cannot_be(
 
 
 def test_a_series_is_prepared_with_the_models_hash(tmp_path: Path, model_folder: Path) -> None:
-    sources = write_source_series(tmp_path, head(1), AXIAL)
-    prepared = dicom_results(model_folder, sources[0], seed=7, maps=True, patient=True)
-    assert prepared.scans == {sources[0].name: sources[0]}
+    write_source_series(tmp_path / "visit", head(1), AXIAL)
+    prepared = dicom_results(model_folder, tmp_path, seed=7, maps=True, patient=True)
+    assert prepared.scans == {"visit": tmp_path / "visit"}
     assert prepared.model == Detector.load(model_folder, device="cpu").model_hash
     assert (prepared.seed, prepared.patient, prepared.without) == (7, True, ())
 
@@ -128,6 +108,7 @@ def test_the_commands_options(tmp_path: Path, model_folder: Path, write_scan: Wr
     for options, words in (
         (["--dicom-out"], "no scan comes from DICOM files"),
         (["--dicom-patient"], "about --dicom-out"),
+        (["--dicom-out", "--pseudonymise", "key"], "DICOM objects name their study"),
         (["--dicom-out", "--no-maps"], "nothing to write as DICOM without maps"),
     ):
         shown = CliRunner().invoke(app, [*common, *options])
@@ -141,12 +122,11 @@ def test_the_commands_options(tmp_path: Path, model_folder: Path, write_scan: Wr
 
 @pytest.fixture
 def mixed(tmp_path: Path, write_scan: WriteScan) -> tuple[Path, dict[str, Path]]:
-    """Three scans, and a file of the DICOM series that two of them are copies of."""
-    series = {}
-    for name, seed in (("a", 1), ("b", 2), ("c", 3)):
-        write_scan(tmp_path / "scans", name, voxels=head(seed), affine=AXIAL)
-        if name != "c":
-            series[name] = write_source_series(tmp_path / "series" / name, head(seed), AXIAL)[3]
+    """Two scans from DICOM, one from NIfTI; and the folders of the two."""
+    series = {name: tmp_path / "scans" / name for name in "ab"}
+    for seed, folder in enumerate(series.values(), start=1):
+        write_source_series(folder, head(seed), AXIAL)
+    write_scan(tmp_path / "scans", "c", voxels=head(3), affine=AXIAL)
     return tmp_path / "scans", series
 
 
@@ -178,14 +158,44 @@ def test_a_scan_that_is_not_that_of_its_files_fails_alone_and_leaves_nothing(
 ) -> None:
     scans, series = mixed
     results = tmp_path / "results"
-    for missing in (False, True):
-        if missing:
-            next(path for path in series["b"].parent.iterdir() if path != series["b"]).unlink()
-        step = hook(series)
-        summary = detect_folder(model_folder, scans, results, workers=0, device="cpu", restorations=2, after_save=step)
+    run = partial(detect_folder, model_folder, scans, results, workers=0, device="cpu", restorations=2)
+    assert run(after_save=hook(series)).failed == 0
+    other = tmp_path / "other"
+    write_source_series(other, head(2)[:-1], AXIAL)
+    summary = run(after_save=hook(series | {"b": other}))
     assert {row["case"]: row.get("code") for row in summary.rows if row["status"] == "failed"} == {"b": "E_GRID"}
     assert list(objects(results)) == ["a-findings.dcm", "a-map.dcm"]
     assert sorted(path.name for path in (results / "maps").iterdir()) == ["a.nii.gz", "c.nii.gz"]
+
+
+def test_the_command_writes_objects_of_the_series_of_a_folder(
+    model_folder: Path, mixed: tuple[Path, dict[str, Path]], tmp_path: Path
+) -> None:
+    """From DICOM to DICOM: every voxel of the map is in the object, at its place in the series."""
+    command = [
+        "detect",
+        "-m",
+        model_folder,
+        "-i",
+        mixed[0],
+        "-o",
+        tmp_path / "results",
+        "--dicom-out",
+        "--workers",
+        "0",
+    ]
+    shown = CliRunner().invoke(app, [*map(str, command), "--device", "cpu", "--restorations", "2"])
+    assert shown.exit_code == 0, shown.output
+    assert "no DICOM objects for scans that do not come from DICOM: c" in re.sub(r"\s+", " ", shown.output)
+    for name in "ab":
+        found = hd.pm.ParametricMap.from_dataset(pydicom.dcmread(tmp_path / "results" / "dicom" / f"{name}-map.dcm"))
+        frames = found.get_volume(apply_real_world_transform=False)
+        saved = nib.load(tmp_path / "results" / "maps" / f"{name}.nii.gz")
+        in_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ frames.affine
+        values = saved.get_fdata(dtype=np.float32)
+        for index in ((0, 0, 0), tuple(n - 1 for n in frames.array.shape[:3]), (2, 3, 1)):
+            voxel = np.linalg.inv(saved.affine) @ in_lps @ [*index, 1.0]
+            assert frames.array[index] == values[tuple(np.rint(voxel[:3]).astype(int))]
 
 
 # --- what is said ----------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ BROKEN_FILES = {
     "web_page.nii.gz": (WEB_PAGE, UnreadableScanError, "E_NOT_NIFTI"),
     "text.nii": (b"These are not the voxels you are looking for.", UnreadableScanError, "E_NOT_NIFTI"),
     "lfs_pointer.nii.gz": (LFS_POINTER, UnreadableScanError, "E_NOT_NIFTI"),
-    "dicom.nii": (bytes(128) + b"DICM" + bytes(1000), UnreadableScanError, "E_NOT_NIFTI"),
+    "dicom.nii": (bytes(128) + b"DICM" + bytes(1000), UnreadableScanError, "E_CORRUPT"),
     "half_of_a_pair.nii": (patched(344, "4s", b"ni1\0"), UnreadableScanError, "E_NOT_NIFTI"),
     "analyze.nii": (patched(344, "4s", bytes(4)), UnreadableScanError, "E_NOT_NIFTI"),
     "cut_header.nii": (nifti()[:200], UnreadableScanError, "E_TRUNCATED"),
@@ -152,7 +152,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path):
         "missing.nii": "E_NOT_FOUND",
         "folder.nii.gz/inside.nii": "E_NOT_FOUND",
         "dangling.nii": "E_NOT_FOUND",
-        "folder.nii.gz": "E_NOT_REGULAR",
+        "folder.nii.gz": "E_NO_SERIES",
         "pipe.nii": "E_NOT_REGULAR",
         "a" * 300: "E_ACCESS",
     }

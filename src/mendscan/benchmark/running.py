@@ -20,8 +20,8 @@ from mendscan.evaluation.metrics import Evaluation
 from mendscan.evaluation.tables import write_evaluation
 from mendscan.progress import Progress, Silent
 from mendscan.report.evaluation_figures import save_evaluation_figure
-from mendscan.volumes.reading import find_scans
-from mendscan.volumes.writing import make_folder
+from mendscan.volumes.reading import find_scans, read_volume
+from mendscan.volumes.writing import make_folder, write_map
 
 __all__ = ["run_benchmark"]
 
@@ -103,15 +103,24 @@ def run_benchmark(
 
 
 def _split(scans: Sequence[Path], folder: Path) -> None:
-    """Link every scan into ``healthy`` or ``held-out``, by the hash of its bytes."""
+    """Put every scan into ``healthy`` or ``held-out``, by its hash: a link to a file, of a series a NIfTI file."""
     n_test = round(TEST_SHARE * len(scans))
     if n_test < 2:
         raise CohortError("too few scans for a benchmark", found=len(scans), expected="at least 10")
-    by_hash = sorted(scans, key=lambda path: hashlib.sha256(path.read_bytes()).hexdigest())
+    by_hash = sorted(scans, key=_hash)
     for part, paths in (("held-out", by_hash[:n_test]), ("healthy", by_hash[n_test:])):
         shutil.rmtree(folder / part, ignore_errors=True)
         for path in paths:
-            _link(path, make_folder(folder / part) / path.name)
+            target = make_folder(folder / part)
+            if path.is_file():
+                _link(path, target / path.name)
+            else:
+                volume = read_volume(path)
+                write_map(target / f"{volume.name}.nii.gz", volume.voxels_XYZ, volume)
+
+
+def _hash(scan: Path) -> str:
+    return hashlib.sha256(scan.read_bytes()).hexdigest() if scan.is_file() else read_volume(scan).content_hash
 
 
 def _link(source: Path, target: Path) -> None:

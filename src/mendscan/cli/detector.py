@@ -17,7 +17,9 @@ __all__ = ["detect", "train"]
 @app.command()
 @reports_errors
 def train(
-    healthy: Annotated[Path, typer.Option("--input", "-i", help="Folder of healthy .nii/.nii.gz scans, any depth.")],
+    healthy: Annotated[
+        Path, typer.Option("--input", "-i", help="Folder of healthy scans (NIfTI, NRRD, MetaImage, DICOM), any depth.")
+    ],
     model: Annotated[Path, typer.Option("--output", "-o", help="Model folder to write.")],
     preset: Annotated[
         Preset, typer.Option(help="auto derives settings; brain and abdomen are the paper's.")
@@ -64,7 +66,12 @@ def train(
 @reports_errors
 def detect(
     model: Annotated[Path, typer.Option("--model", "-m", help="Model folder that mendscan train wrote.")],
-    scans: Annotated[Path, typer.Option("--input", "-i", help="A scan, or a folder of scans at any depth.")],
+    scans: Annotated[
+        Path,
+        typer.Option(
+            "--input", "-i", help="A scan, or a folder of scans at any depth: NIfTI, NRRD, MetaImage, DICOM series."
+        ),
+    ],
     results: Annotated[Path, typer.Option("--output", "-o", help="Results folder to write.")],
     restorations: Annotated[
         int | None, typer.Option(min=1, help="Restorations per slice; the model's setting (15) by default.")
@@ -98,6 +105,10 @@ def detect(
     dicom_patient: Annotated[
         bool, typer.Option("--dicom-patient", help="File these under the patient: name and id will be in them.")
     ] = False,
+    pseudonymise: Annotated[
+        Path | None,
+        typer.Option(help="Name cases by a keyed hash, not by their files; the key's file, made if there is none."),
+    ] = None,
 ) -> None:
     """Score scans, restore them and map where they depart from healthy anatomy.
 
@@ -110,6 +121,8 @@ def detect(
 
     if dicom_patient and not dicom_out:
         raise typer.BadParameter("it is about --dicom-out, which is not given", param_hint="--dicom-patient")
+    if dicom_out and pseudonymise:
+        raise typer.BadParameter("DICOM objects name their study, which pseudonyms hide", param_hint="--pseudonymise")
     dicom = dicom_results(model, scans, seed=seed, maps=maps, patient=dicom_patient) if dicom_out else None
     with ConsoleProgress() as progress:
         for note in dicom.notes_before() if dicom else ():
@@ -129,6 +142,7 @@ def detect(
             scores=scores.value,
             strict=strict,
             workers=workers,
+            pseudonymise=pseudonymise,
             after_save=one_after_the_other(save_figure, dicom) if dicom else save_figure,
             progress=progress,
         )

@@ -23,7 +23,8 @@ from mendscan.parallel import available_cores, each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.results import Detection, forget_case, write_results
 from mendscan.results.layout import MODEL_CARD
-from mendscan.volumes.reading import case_name, find_scans
+from mendscan.volumes.pseudonyms import pseudonymised_scans, read_or_make_key
+from mendscan.volumes.reading import case_name, find_scans, read_volume
 from mendscan.volumes.writing import make_folder, write_text
 
 __all__ = ["BatchSummary", "detect_folder", "one_after_the_other"]
@@ -42,6 +43,13 @@ class BatchSummary:
 
     rows: tuple[dict[str, Any], ...]
     failed: int
+
+
+@dataclass(frozen=True)
+class _Case:
+    path: Path
+    name: str
+    pseudonym: str | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ def detect_folder(
     scores: Scores = "auto",
     strict: bool = False,
     workers: int | None = None,
+    pseudonymise: str | Path | None = None,
     after_save: AfterSave | None = None,
     progress: Progress | None = None,
 ) -> BatchSummary:
@@ -82,7 +91,7 @@ def detect_folder(
 
     Args:
         model: A model folder.
-        scans: A scan, or a folder of scans at any depth.
+        scans: A scan, or a folder of scans at any depth, in any format that `read_volume` knows.
         results: The results folder; files of the same cases in it are replaced.
         restorations: R; None for the model's setting.
         seed: Seed of the restorations.
@@ -98,18 +107,20 @@ def detect_folder(
         strict: Refuse scans that do not look like the training scans; they are scored, with a warning, otherwise.
         workers: Cores to use; None = all on the CPU, and no process beside an accelerator.  Scans are shared out to
             processes, the slices of each scan to the cores that are left.
+        pseudonymise: A file with a key, made if there is none: cases are named by a keyed hash, and no result, log line
+            or error holds the name of a scan's file or folder.  None names them by their files.
         after_save: Called, in the worker, with each detection and the results folder.
         progress: Told of every scan.
 
     Raises:
-        CohortError: If there is no scan.
+        CohortError: If there is no scan, or two have the same name.
         ModelError: If the model cannot be used, or does not know the findings of healthy scans.
         SettingsError: If a wanted number is out of range, or `false_positives_per_scan` too small for the model.
     """
     progress = progress or Silent()
     folder = Path(results)
-    paths = find_scans(scans)
-    processes, threads = _share_cores(len(paths), workers, on_cpu=choose_device(device).type == "cpu")
+    cases = _named_cases(scans, folder, pseudonymise, progress)
+    processes, threads = _share_cores(len(cases), workers, on_cpu=choose_device(device).type == "cpu")
     detector = Detector.load(model, device=device, workers=threads)
     options = _Options(
         restorations, seed, maps, schedule, precision, false_positive_rate, false_positives_per_scan, scores, strict
@@ -118,11 +129,11 @@ def detect_folder(
     write_text(make_folder(folder) / MODEL_CARD, detector.card)
     score_rows: list[dict[str, Any]] = []
     finding_rows: list[dict[str, Any]] = []
-    progress.begin("detect", len(paths))
+    progress.begin("detect", len(cases))
     _DETECTOR[:] = [detector]
     outcomes = each_in_processes(
         _detect_one,
-        [(path, folder, options, after_save) for path in paths],
+        [(case, folder, options, after_save) for case in cases],
         expected=MendscanError,
         initializer=_load_detector if processes else None,
         initargs=(str(model), device, threads) if processes else (),
@@ -131,7 +142,7 @@ def detect_folder(
     for index, outcome in outcomes:
         if isinstance(outcome, MendscanError):
             progress.say(f"failed: {outcome}")
-            score_rows.append(_failed_row(paths[index], outcome))
+            score_rows.append(_failed_row(cases[index], outcome))
         else:
             score_rows.append(outcome[0])
             finding_rows += outcome[1]
@@ -171,12 +182,23 @@ def _load_detector(model: str, device: str, threads: int) -> None:
     _DETECTOR[:] = [Detector.load(model, device=device, workers=threads)]
 
 
+def _named_cases(scans: str | Path, folder: Path, key_file: str | Path | None, progress: Progress) -> list[_Case]:
+    if key_file is None:
+        return [_Case(path, case_name(path), None) for path in find_scans(scans, progress)]
+    if Path(key_file).resolve().is_relative_to(folder.resolve()):
+        raise SettingsError(
+            "the key would lie among the results", where="--pseudonymise", code="E_KEY", remedy="keep it elsewhere"
+        )
+    key = read_or_make_key(key_file, progress=progress)
+    return [_Case(path, name, name) for name, path in pseudonymised_scans(scans, key, progress).items()]
+
+
 def _detect_one(
-    path: Path, folder: Path, options: _Options, after_save: AfterSave | None
+    case: _Case, folder: Path, options: _Options, after_save: AfterSave | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    forget_case(folder, case_name(path))
+    forget_case(folder, case.name)
     detection = _DETECTOR[0].detect(
-        path,
+        read_volume(case.path, name=case.pseudonym),
         restorations=options.restorations,
         seed=options.seed,
         maps=options.maps,
@@ -204,8 +226,9 @@ def _flagged(p_value: float, calibration: Calibration, options: _Options) -> int
     return int(p_value <= options.false_positive_rate)
 
 
-def _failed_row(path: Path, error: MendscanError) -> dict[str, Any]:
-    return {"case": case_name(path), "status": "failed", "code": error.code, "message": str(error.at(path.name))}
+def _failed_row(case: _Case, error: MendscanError) -> dict[str, Any]:
+    message = str(error.at(case.pseudonym or case.path.name))
+    return {"case": case.name, "status": "failed", "code": error.code, "message": message}
 
 
 def _healthy_thresholds(calibration: Calibration, options: _Options, progress: Progress) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Detector:
         """Score one scan, restore it and map where it departs from healthy anatomy.
 
         Args:
-            scan: A NIfTI file, a `Volume`, or a pair (array, affine).
+            scan: A file or folder that `read_volume` reads, a `Volume`, or a pair (array, affine).
             restorations: R; None for the model's setting (the paper: 15).
             seed: Seed of the restorations; together with the scan's content it decides every sample.
             maps: Whether to restore and map; without, only the score is computed, faster.

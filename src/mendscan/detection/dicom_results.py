@@ -13,14 +13,13 @@ from jaxtyping import Integer
 from mendscan.errors import SettingsError
 from mendscan.models.bundle import load_bundle
 from mendscan.results import Detection, locate_findings
+from mendscan.volumes import dicom_sources
 from mendscan.volumes.dicom_objects import MOST_SEGMENTS, Provenance
-from mendscan.volumes.dicom_silence import quoting_silenced
 from mendscan.volumes.dicom_writing import DICOM, require_highdicom, write_dicom_results
-from mendscan.volumes.reading import case_name, find_scans
+from mendscan.volumes.reading import case_name, comes_from_dicom, find_scans
 
-__all__ = ["DicomResults", "comes_from_dicom", "dicom_results", "label_findings", "sources_of"]
+__all__ = ["DicomResults", "dicom_results", "label_findings"]
 
-_PREAMBLE, _MAGIC = 128, b"DICM"
 _CASES_NAMED = 5
 
 
@@ -29,7 +28,7 @@ class DicomResults:
     """Writes each detection as DICOM whose scan came from DICOM files; called when it is saved.
 
     Attributes:
-        scans: What each case that comes from DICOM files is read from: one of the files, or their folder.
+        scans: What each case that comes from DICOM files is read from, as `find_scans` lists it.
         without: Cases that come from others.
         model: SHA-256 of the model, in hex.
         seed: Seed of the restorations.
@@ -49,7 +48,7 @@ class DicomResults:
         write_dicom_results(
             folder,
             volume=detection.volume,
-            sources=sources_of(self.scans[detection.case]),
+            sources=dicom_sources(self.scans[detection.case]),
             map_XYZ=detection.map_XYZ,
             labels_XYZ=label_findings(detection),
             findings=detection.findings,
@@ -118,29 +117,6 @@ def dicom_results(model: str | Path, scans: str | Path, *, seed: int, maps: bool
     return DicomResults(from_dicom, without, load_bundle(Path(model)).model_hash, seed, patient)
 
 
-def comes_from_dicom(scan: Path) -> bool:
-    """Return whether a scan is read from DICOM files, by their first bytes alone.
-
-    Args:
-        scan: A file, or a folder that stands for the series in it.
-    """
-    return any(map(_is_dicom, scan.iterdir())) if scan.is_dir() else _is_dicom(scan)
-
-
-def sources_of(scan: Path) -> list[Path]:
-    """Return all files of the DICOM series that a scan is read from; none if it is of another format.
-
-    Args:
-        scan: A DICOM file, for the series of its folder that it belongs to; or a folder, for the one series in it.
-    """
-    folder = scan if scan.is_dir() else scan.parent
-    if not scan.is_dir() and not _is_dicom(scan):
-        return []
-    series_of = {path: _series(path) for path in sorted(folder.iterdir()) if _is_dicom(path)}
-    wanted = next(iter(series_of.values()), "") if scan.is_dir() else series_of[scan]
-    return [path for path, series in series_of.items() if series == wanted]
-
-
 def label_findings(detection: Detection) -> Integer[np.ndarray, "X Y Z"]:
     """Return the number of the finding that each voxel belongs to, 0 = none, on the scan's RAS+ grid.
 
@@ -161,24 +137,6 @@ def label_findings(detection: Detection) -> Integer[np.ndarray, "X Y Z"]:
             raise ValueError(f"finding {number} is not of the map")
         numbers[place.component] = number
     return numbers[labels_XYZ]
-
-
-def _is_dicom(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] == _MAGIC
-
-
-def _series(path: Path) -> str:
-    import pydicom
-
-    try:
-        with quoting_silenced():
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-            return str(header.get("SeriesInstanceUID", ""))
-    except Exception:  # noqa: BLE001 - what is wrong with the file is said when it is read
-        return ""
 
 
 def _named(cases: Sequence[str]) -> str:

@@ -119,7 +119,7 @@ def train(
     check_request(folder, preset, budget, assignments, resume=resume)
     if epochs is not None:
         assignments = [*assignments, f"training.epochs={epochs}"]
-    paths, facts = measure_cohort(find_scans(healthy), progress)
+    paths, facts = measure_cohort(find_scans(healthy, progress), progress)
     hashes = [fact.content_hash for fact in facts]
     if resume:
         asked = [*assignments, *([f"training.steps={steps}"] if steps else [])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mendscan.volumes.dicom_pixels import dicom_sources
 from mendscan.volumes.grid import Grid, resampled_grid, resized_grid
 from mendscan.volumes.reading import case_name, find_scans, read_volume
 from mendscan.volumes.tables import read_csv, write_csv
@@ -13,6 +14,7 @@ __all__ = [
     "NativeGeometry",
     "Volume",
     "case_name",
+    "dicom_sources",
     "find_scans",
     "read_csv",
     "read_volume",

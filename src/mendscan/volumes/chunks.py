@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
 import math
 import os
-import stat
-import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +20,8 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Shaped
 
-from mendscan.errors import MendscanError, UnreadableScanError
 from mendscan.shapes import Affine
+from mendscan.volumes.faults import DEFLATE_MAX_RATIO, check_end, reading_errors, regular_file_bytes, truncated
 from mendscan.volumes.header import (
     LONGEST_HEADER,
     native_geometry,
@@ -35,13 +32,9 @@ from mendscan.volumes.header import (
 )
 from mendscan.volumes.volume import NativeGeometry
 
-__all__ = ["VoxelStream", "open_voxels", "reading_errors"]
+__all__ = ["VoxelStream", "open_voxels"]
 
-_LOGGER = logging.getLogger(__name__)
 _GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_MAX_RATIO = 1032  # deflate cannot compress more than this
-_TRAILING_CHUNK_BYTES = 2**20
-_MAX_TRAILING_BYTES = 2**24
 
 
 class VoxelStream:
@@ -136,7 +129,7 @@ class VoxelStream:
             with reading_errors(self._where):
                 chunk = self._scaled(self._read(min(n_voxels, self.n_voxels - first)))
                 if first + chunk.size == self.n_voxels:
-                    _check_end(self._stream, self._where)
+                    check_end(self._stream, self._where)
             yield chunk
 
     def _read(self, n_voxels: int) -> Shaped[np.ndarray, " n"]:
@@ -144,7 +137,7 @@ class VoxelStream:
         data = self._stream.read(wanted)
         if len(data) < wanted:
             end = self._stream.tell()
-            raise _truncated(self._where, f"{end} bytes", f"at least {end + wanted - len(data)} bytes")
+            raise truncated(self._where, f"{end} bytes", f"at least {end + wanted - len(data)} bytes")
         return np.frombuffer(data, self.dtype)
 
     def _scaled(self, stored: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " n"]:
@@ -181,35 +174,12 @@ def open_voxels(path: str | os.PathLike[str], *, max_bytes: int | None = None, w
     """
     where = os.fspath(path) if where is None else where
     with reading_errors(where), ExitStack() as opened:
-        file_bytes = _regular_file_bytes(Path(path), where)
+        file_bytes = regular_file_bytes(Path(path), where)
         file = opened.enter_context(Path(path).open("rb"))
         if file.peek(2)[:2] != _GZIP_MAGIC:
             return _stream(file, opened, where, max_bytes, largest=file_bytes)
         uncompressed = opened.enter_context(gzip.GzipFile(fileobj=file))
-        return _stream(uncompressed, opened, where, max_bytes, largest=file_bytes * _GZIP_MAX_RATIO)
-
-
-@contextmanager
-def reading_errors(where: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into one typed error that names the file."""
-    try:
-        yield
-    except MendscanError:
-        raise
-    except MemoryError as error:
-        raise UnreadableScanError(
-            "not enough memory", where=where, code="E_MEMORY", remedy="read fewer scans at once or crop it"
-        ) from error
-    except EOFError as error:
-        raise _truncated(where, "an incomplete gzip stream", "the end of the stream") from error
-    except (zlib.error, gzip.BadGzipFile) as error:
-        raise _corrupt("the compressed data are damaged", where, str(error)) from error
-    except OSError as error:
-        raise _file_error(error, where) from error
-    except Exception as error:
-        # The one boundary: damaged headers make nibabel raise eight kinds of exception.  Their messages are left
-        # out, for they may quote the file, and files may hold names of patients.
-        raise _corrupt("the file cannot be understood", where, type(error).__name__) from error
+        return _stream(uncompressed, opened, where, max_bytes, largest=file_bytes * DEFLATE_MAX_RATIO)
 
 
 def _stream(
@@ -219,64 +189,6 @@ def _stream(
     shape = scan_shape(header, where=where)
     start, end = voxel_byte_range(header, shape, max_bytes=max_bytes, where=where)
     if end > largest:
-        raise _truncated(where, f"at most {largest} bytes", f"{end} bytes")
+        raise truncated(where, f"at most {largest} bytes", f"{end} bytes")
     stream.seek(start)
     return VoxelStream(stream, header, shape, opened.pop_all(), where=where)
-
-
-def _regular_file_bytes(path: Path, where: str) -> int:
-    # Asked before opening: to open a pipe would wait for its writer for ever.
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise UnreadableScanError(
-            "not a regular file",
-            where=where,
-            code="E_NOT_REGULAR",
-            found="a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device",
-            expected="a .nii or .nii.gz file",
-        )
-    if status.st_size == 0:
-        raise UnreadableScanError("the file is empty", where=where, code="E_EMPTY", remedy="copy or download it again")
-    return status.st_size
-
-
-def _check_end(stream: io.BufferedIOBase, where: str) -> None:
-    # Only at the end of the stream does gzip compare length and checksum.
-    trailing = 0
-    while chunk := stream.read(_TRAILING_CHUNK_BYTES):
-        trailing += len(chunk)
-        if trailing > _MAX_TRAILING_BYTES:
-            raise UnreadableScanError(
-                "the file goes on long after its last voxel",
-                where=where,
-                code="E_TOO_LARGE",
-                expected=f"at most {_MAX_TRAILING_BYTES} more bytes",
-                remedy="convert the scan again from its source",
-            )
-    if trailing:
-        _LOGGER.warning("%s: %d bytes after the last voxel are ignored", where, trailing)
-
-
-def _truncated(where: str, found: str, expected: str) -> UnreadableScanError:
-    return UnreadableScanError(
-        "the file is cut off",
-        where=where,
-        code="E_TRUNCATED",
-        found=found,
-        expected=expected,
-        remedy="copy or download it again",
-    )
-
-
-def _corrupt(problem: str, where: str, found: str) -> UnreadableScanError:
-    return UnreadableScanError(
-        problem, where=where, code="E_CORRUPT", found=found, remedy="copy or download the file again"
-    )
-
-
-def _file_error(error: OSError, where: str) -> UnreadableScanError:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return UnreadableScanError("no such file", where=where, code="E_NOT_FOUND", remedy="check the path")
-    return UnreadableScanError(
-        "the file cannot be read", where=where, code="E_ACCESS", found=error.strerror, remedy="check its permissions"
-    )

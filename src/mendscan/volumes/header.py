@@ -14,8 +14,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from mendscan.errors import GeometryError, IntensityError, ScanError, UnreadableScanError
+from mendscan.errors import GeometryError, IntensityError, UnreadableScanError
 from mendscan.shapes import Affine
+from mendscan.volumes.faults import check_size, dimensions_error
 from mendscan.volumes.volume import NativeGeometry, array_geometry
 
 __all__ = ["LONGEST_HEADER", "native_geometry", "parse_header", "scan_shape", "usable_header", "voxel_byte_range"]
@@ -95,13 +96,13 @@ def scan_shape(header: nib.Nifti1Header, *, where: object) -> tuple[int, int, in
     dims = [int(dim) for dim in header["dim"]]
     shape = dims[1 : dims[0] + 1]
     if not 1 <= dims[0] <= 7 or min(shape) < 1:
-        raise _dimensions_error(dims, where, "convert the scan again from its source")
+        raise dimensions_error(dims, where, "convert the scan again from its source")
     if len(shape) < 3:
-        raise _dimensions_error(shape, where, "give the whole three-dimensional scan")
+        raise dimensions_error(shape, where, "give the whole three-dimensional scan")
     if len(shape) == 4 and shape[3] > 1:
-        raise _dimensions_error(shape, where, "keep one volume, for example with nibabel's image.slicer[..., 0]")
+        raise dimensions_error(shape, where, "keep one volume, for example with nibabel's image.slicer[..., 0]")
     if math.prod(shape[3:]) > 1:
-        raise _dimensions_error(shape, where, "keep one scalar value per voxel")
+        raise dimensions_error(shape, where, "keep one scalar value per voxel")
     return shape[0], shape[1], shape[2]
 
 
@@ -119,18 +120,9 @@ def voxel_byte_range(
     Raises:
         UnreadableScanError: If the voxels would take more (E_TOO_LARGE).
     """
-    voxels = math.prod(shape)
-    if max_bytes is not None and voxels * 4 > max_bytes:
-        raise UnreadableScanError(
-            "the scan is too large",
-            where=where,
-            code="E_TOO_LARGE",
-            found=f"{' x '.join(map(str, shape))} voxels, {voxels * 4} bytes as float32",
-            expected=f"at most {max_bytes} bytes",
-            remedy="check the header, crop the scan or raise max_bytes",
-        )
+    check_size(shape, max_bytes, where)
     start = int(header["vox_offset"])
-    return start, start + voxels * header.get_data_dtype().itemsize
+    return start, start + math.prod(shape) * header.get_data_dtype().itemsize
 
 
 def native_geometry(header: nib.Nifti1Header, shape: tuple[int, int, int], *, where: object) -> NativeGeometry:
@@ -273,17 +265,6 @@ def _check_offset(offset: float, header_bytes: int, where: object) -> None:
             expected=f"{header_bytes} to {_LARGEST_VOXEL_OFFSET}",
             remedy="copy or convert the file again",
         )
-
-
-def _dimensions_error(found: list[int], where: object, remedy: str) -> ScanError:
-    return GeometryError(
-        "the scan is not one three-dimensional volume",
-        where=where,
-        code="E_DIMENSIONS",
-        found=f"dimensions {' x '.join(map(str, found))}",
-        expected="three dimensions",
-        remedy=remedy,
-    )
 
 
 def _not_nifti(head: bytes, where: object) -> UnreadableScanError:

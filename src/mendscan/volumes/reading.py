@@ -4,38 +4,80 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import os
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
 
-from mendscan.errors import CohortError, GeometryError, IntensityError
+from mendscan.errors import CohortError, GeometryError
+from mendscan.progress import Progress, Silent
 from mendscan.shapes import VoxelsXYZ
-from mendscan.volumes.chunks import VoxelStream, open_voxels, reading_errors
-from mendscan.volumes.volume import Volume, oriented_volume
+from mendscan.volumes.chunks import open_voxels
+from mendscan.volumes.dicom_headers import dicom_files, is_dicom
+from mendscan.volumes.dicom_pixels import read_dicom
+from mendscan.volumes.dicom_series import DicomFolder, folder_name, series_of_files, series_path
+from mendscan.volumes.faults import reading_errors
+from mendscan.volumes.metaimage import is_metaimage, read_metaimage
+from mendscan.volumes.nrrd import NRRD_MAGIC, read_nrrd
+from mendscan.volumes.payload import CHUNK_VOXELS, float32_voxels
+from mendscan.volumes.volume import NativeGeometry, Volume, array_geometry, oriented_volume
 
-__all__ = ["DEFAULT_MAX_BYTES", "case_name", "find_scans", "read_values", "read_volume"]
+__all__ = [
+    "DEFAULT_MAX_BYTES",
+    "FoundScans",
+    "case_name",
+    "comes_from_dicom",
+    "find_scans",
+    "look_through",
+    "read_values",
+    "read_volume",
+]
 
+_SAME_PLACE = 1e-3
+"""By how much two affines of the same grid may differ, in the unit of the file."""
 DEFAULT_MAX_BYTES = 4 * 2**30
 """4 GiB of float32 voxels: a cube of 1024 voxels along each edge."""
 
 _LOGGER = logging.getLogger(__name__)
-_SUFFIXES = (".nii.gz", ".nii")
-_CHUNK_VOXELS = 2**18
+_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _SHOWN_DUPLICATES = 5
+_HEAD_BYTES = 512
+_SFORM_SCANNER = 1
+
+_Note = tuple[Path, str]
+_Format = Literal["NIfTI", "NRRD", "MetaImage", "DICOM"]
 
 
-def read_volume(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> Volume:
-    """Read a NIfTI-1 or NIfTI-2 scan, compressed or not, whatever its name says.
+@dataclass(frozen=True)
+class FoundScans:
+    """What lies in and below a folder.
 
-    The sform is obeyed if it is set, else the qform.  Length and, for gzip, checksum are always verified.
+    Attributes:
+        scans: Paths that `read_volume` takes, in order.
+        notes: What was left out, or is odd, with the folder.
+    """
+
+    scans: tuple[Path, ...]
+    notes: tuple[_Note, ...]
+
+
+def read_volume(path: str | os.PathLike[str], *, name: str | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> Volume:
+    """Read a scan: NIfTI, NRRD, MetaImage or a DICOM series; which it is, its content says and not its name.
+
+    Length and checksum, where the format has one, are always verified.  Of NIfTI, the sform is obeyed if it is set,
+    else the qform.
 
     Args:
-        path: A ``.nii`` or ``.nii.gz`` file.
+        path: A ``.nii``, ``.nii.gz``, ``.nrrd``, ``.nhdr``, ``.mha`` or ``.mhd`` file, a DICOM file with many frames, a
+            folder with one DICOM series, or FOLDER/FOLDER_sNUMBER for one of several.
+        name: What the scan is called, in errors and warnings too; None = after its file, and these name the path.
         max_bytes: The most that the voxels may take as float32; checked before anything is allocated.
 
     Returns:
@@ -43,8 +85,9 @@ def read_volume(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BY
 
     Raises:
         UnreadableScanError: E_NOT_FOUND, E_ACCESS, E_NOT_REGULAR, E_EMPTY, E_NOT_NIFTI, E_TRUNCATED, E_CORRUPT,
-            E_DATATYPE, E_TOO_LARGE or E_MEMORY.
-        GeometryError: E_DIMENSIONS or E_GEOMETRY.
+            E_DATATYPE, E_TOO_LARGE, E_MEMORY; of a header beside its voxels E_UNSAFE_PATH and E_NO_DATA_FILE; of DICOM
+            E_CODEC, E_NO_SERIES and E_SEVERAL_SERIES.
+        GeometryError: E_DIMENSIONS or E_GEOMETRY; of DICOM E_MISSING_SLICES, E_SLICE_SPACING and E_SEVERAL_VOLUMES.
         IntensityError: E_COLOUR, E_COMPLEX, E_SCALING, E_NAN or E_CONSTANT.
 
     Example:
@@ -53,13 +96,10 @@ def read_volume(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BY
         ...
         mendscan.errors.UnreadableScanError: missing.nii.gz: no such file; check the path
     """
-    where = os.fspath(path)
-    with reading_errors(where), open_voxels(where, max_bytes=max_bytes) as stream:
-        voxels = _float32_voxels(stream, where)
-        native = stream.native
-        if native.mm_per_unit != 1.0:
-            _LOGGER.warning("%s: the spatial unit is not the millimetre; the affine is converted", where)
-        return oriented_volume(voxels, native, name=case_name(where), where=where)
+    where = os.fspath(path) if name is None else name
+    with reading_errors(where):
+        voxels, native = _voxels_and_geometry(Path(path), max_bytes, where)
+        return oriented_volume(voxels, native, name=case_name(path) if name is None else name, where=where)
 
 
 def read_values(path: str | os.PathLike[str], volume: Volume) -> VoxelsXYZ:
@@ -79,84 +119,182 @@ def read_values(path: str | os.PathLike[str], volume: Volume) -> VoxelsXYZ:
         ScanError: As `read_volume`, if it cannot be read.
     """
     where = os.fspath(path)
-    with reading_errors(where), open_voxels(where, max_bytes=DEFAULT_MAX_BYTES) as stream:
-        if not np.allclose(
-            stream.affine, np.diag([volume.native.mm_per_unit] * 3 + [1.0]) @ volume.native.affine, atol=1e-3
+    with reading_errors(where):
+        values, native = _nifti(Path(path), DEFAULT_MAX_BYTES, where)
+        if native.mm_per_unit != volume.native.mm_per_unit or not np.allclose(
+            native.affine, volume.native.affine, atol=_SAME_PLACE
         ):
             raise GeometryError("the values do not overlay the scan", where=where, code="E_GRID", expected=volume.name)
-        return volume.from_native(_float32_voxels(stream, where))
+        return volume.from_native(values)
 
 
-def find_scans(path: str | os.PathLike[str]) -> list[Path]:
-    """List the scans of a folder, at any depth, or the one file given.
+def comes_from_dicom(scan: Path) -> bool:
+    """Return whether a scan that `find_scans` listed is read from DICOM files, by their first bytes alone."""
+    return _format_of(scan) == "DICOM"
 
-    Hidden files and folders, such as the ``._`` files of macOS, are skipped; links to files are followed.
+
+def find_scans(path: str | os.PathLike[str], progress: Progress | None = None) -> list[Path]:
+    """List the scans of a folder, at any depth, or the one file or series given.
+
+    Hidden files and folders, such as the ``._`` files of macOS, are skipped; links to files are followed.  DICOM
+    files are recognised by content; each series of a folder is a scan, and what is none is logged as a warning.
 
     Args:
         path: A scan or a folder.
+        progress: Told of every DICOM file.
 
     Returns:
-        Paths in a stable order: by name, folder by folder.
+        Paths that `read_volume` takes, in a stable order: by name, folder by folder.
 
     Raises:
         CohortError: E_NOT_FOUND, E_ACCESS, E_NO_SCANS, or E_DUPLICATE_NAME if two scans have the same case name,
             for their results would overwrite each other.
     """
+    found = look_through(path, progress)
+    for folder, note in found.notes:
+        _LOGGER.warning("%s: %s", folder, note)
+    _check_case_names(found.scans, path)
+    return list(found.scans)
+
+
+def look_through(path: str | os.PathLike[str], progress: Progress | None = None) -> FoundScans:
+    """Find what `find_scans` lists, whatever it is called, and what there is to say about the rest.
+
+    Raises:
+        CohortError: E_NOT_FOUND, E_ACCESS or E_NO_SCANS.
+    """
     root = Path(path)
     if not root.is_dir():
-        if not root.exists():
+        if not root.exists() and not _is_series(root):
             raise CohortError("no such file or folder", where=path, code="E_NOT_FOUND", remedy="check the path")
-        return [root]
-    scans = sorted(_scans_below(root))
-    if not scans:
+        return FoundScans((root,), ())
+    scans, candidates, notes = _listed_below(root)
+    series, more = _series_below(candidates, progress or Silent())
+    notes += more
+    if not scans and not series:
         raise CohortError(
-            "no scans found", where=path, code="E_NO_SCANS", expected=".nii or .nii.gz files", remedy="check the path"
+            "no scans found",
+            where=path,
+            code="E_NO_SCANS",
+            found="; ".join(note for _, note in notes) or None,
+            expected="NIfTI, NRRD, MetaImage or DICOM files",
+            remedy="check the path",
         )
-    _check_case_names(scans, path)
-    return scans
+    return FoundScans(tuple(sorted([*scans, *series])), tuple(notes))
 
 
 def case_name(path: str | os.PathLike[str]) -> str:
-    """Return a file's name without ``.nii`` or ``.nii.gz``.
+    """Return the name of a file without ``.nii.gz``, ``.nrrd``, ``.dcm`` and the like, or that of a folder.
 
     Example:
         >>> case_name("scans/sub-01_T1w.nii.gz")
         'sub-01_T1w'
     """
-    name = Path(path).name
-    for suffix in _SUFFIXES:
+    name = folder_name(Path(path))
+    for suffix in (*_SUFFIXES, ".dcm"):
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return name
 
 
-def _float32_voxels(stream: VoxelStream, where: str) -> Float32[np.ndarray, "I J K"]:
-    voxels = np.empty(math.prod(stream.shape), np.float32)
-    done = overflowed = 0
-    for chunk in stream.chunks(_CHUNK_VOXELS):
-        part = voxels[done : done + chunk.size]
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below, in words
-            part[:] = chunk
-        overflowed += int(np.count_nonzero(np.isfinite(chunk) & ~np.isfinite(part)))
-        done += chunk.size
-    if overflowed:
-        raise IntensityError(
-            "scaled voxel values are too large for float32",
+def _voxels_and_geometry(path: Path, max_bytes: int, where: str) -> tuple[Float32[np.ndarray, "I J K"], NativeGeometry]:
+    match _format_of(path):
+        case "DICOM":
+            voxels, affine = read_dicom(path, max_bytes=max_bytes, where=where)
+            return voxels, array_geometry(voxels.shape, affine, where=where, sform_code=_SFORM_SCANNER)
+        case "NRRD":
+            voxels, affine = read_nrrd(path, max_bytes=max_bytes, where=where)
+        case "MetaImage":
+            voxels, affine = read_metaimage(path, max_bytes=max_bytes, where=where)
+        case "NIfTI":
+            return _nifti(path, max_bytes, where)
+    return voxels, array_geometry(voxels.shape, affine, where=where)
+
+
+def _format_of(path: Path) -> _Format:
+    if path.is_dir() or not path.exists() or is_dicom(path):
+        return "DICOM"
+    if path.is_file():  # a pipe would keep its reader waiting
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+        if head.startswith(NRRD_MAGIC):
+            return "NRRD"
+        if is_metaimage(head):
+            return "MetaImage"
+    return "NIfTI"
+
+
+def _nifti(path: Path, max_bytes: int, where: str) -> tuple[Float32[np.ndarray, "I J K"], NativeGeometry]:
+    with open_voxels(path, max_bytes=max_bytes, where=where) as stream:
+        voxels = float32_voxels(
+            stream.chunks(CHUNK_VOXELS),
+            stream.shape,
             where=where,
-            code="E_SCALING",
-            found=f"{overflowed} voxels, slope {stream.slope}, intercept {stream.intercept}",
+            scaling=f"slope {stream.slope}, intercept {stream.intercept}",
             remedy="correct scl_slope and scl_inter",
         )
-    return voxels.reshape(stream.shape, order="F")
+        if stream.native.mm_per_unit != 1.0:
+            _LOGGER.warning("%s: the spatial unit is not the millimetre; the affine is converted", where)
+        return voxels, stream.native
 
 
-def _scans_below(root: Path) -> list[Path]:
-    scans = []
+def _is_series(path: Path) -> bool:
+    if not path.parent.is_dir():
+        return False
+    with _listing_errors(path.parent):
+        files, _ = dicom_files(path.parent)
+    found = series_of_files(files, where=str(path))
+    return path in [series_path(path.parent, series) for series in found.series]
+
+
+def _listed_below(root: Path) -> tuple[list[Path], list[tuple[Path, list[Path]]], list[_Note]]:
+    """Return the scans that are known by their names, and the DICOM files of each folder that has some."""
+    scans: list[Path] = []
+    dicom: list[tuple[Path, list[Path]]] = []
+    notes: list[_Note] = []
     for folder, subfolders, names in os.walk(root, onerror=_raise_unlisted):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         visible = (name for name in names if not name.startswith("."))
         scans += [Path(folder, name) for name in visible if name.lower().endswith(_SUFFIXES)]
-    return scans
+        with _listing_errors(folder):
+            files, closed = dicom_files(Path(folder))
+        if closed:
+            notes.append((Path(folder), f"{closed} files cannot be opened; whether they are DICOM is unknown"))
+        if files:
+            dicom.append((Path(folder), files))
+    return scans, dicom, notes
+
+
+def _series_below(folders: list[tuple[Path, list[Path]]], progress: Progress) -> tuple[list[Path], list[_Note]]:
+    """Return the path of each DICOM series, and what there is to say about the rest."""
+    if folders:
+        progress.begin("DICOM headers", sum(len(files) for _, files in folders))
+    paths: list[Path] = []
+    notes: list[_Note] = []
+    folder_of: dict[str, Path] = {}
+    for folder, files in folders:
+        found = series_of_files(files, where=os.fspath(folder), progress=progress)
+        paths += _paths_of(folder, found)
+        notes += [(folder, f"left out: {words}") for words in found.skipped]
+        for uid in {series.uid for series in found.series}:
+            if folder_of.setdefault(uid, folder) != folder:
+                notes.append((folder, "another folder has files of the same series; each is read for itself"))
+    return paths, notes
+
+
+def _paths_of(folder: Path, found: DicomFolder) -> list[Path]:
+    # A folder of which nothing can be read is listed too: it fails, and is not passed over.
+    if len(found.series) == 1 or (not found.series and found.damaged):
+        return [folder]
+    return [series_path(folder, series) for series in found.series]
+
+
+@contextmanager
+def _listing_errors(folder: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CohortError("the folder cannot be read", where=folder, code="E_ACCESS", found=error.strerror) from error
 
 
 def _raise_unlisted(error: OSError) -> None:
@@ -165,7 +303,7 @@ def _raise_unlisted(error: OSError) -> None:
     ) from error
 
 
-def _check_case_names(scans: list[Path], path: str | os.PathLike[str]) -> None:
+def _check_case_names(scans: Sequence[Path], path: str | os.PathLike[str]) -> None:
     paths_of = defaultdict(list)
     for scan in scans:
         # Some file systems hold neither upper and lower case nor two spellings of an accent apart.

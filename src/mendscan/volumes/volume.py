@@ -203,11 +203,13 @@ def volume_from_array(voxels: np.ndarray, affine: np.ndarray, *, name: str) -> V
     return oriented_volume(voxels_float32, native, name=name, where=name)
 
 
-def array_geometry(shape: tuple[int, ...], affine: np.ndarray, *, where: object) -> NativeGeometry:
-    """Describe an array that comes from no file: sform "aligned", no qform, millimetres."""
+def array_geometry(
+    shape: tuple[int, ...], affine: np.ndarray, *, where: object, sform_code: int = _SFORM_ALIGNED
+) -> NativeGeometry:
+    """Describe an array that comes from no NIfTI file: sform "aligned" or another, no qform, millimetres."""
     i, j, k = shape
     orientation = ras_orientation(affine, where=where)
-    return NativeGeometry((i, j, k), affine, _SFORM_ALIGNED, 0, _column_norms(affine), _UNIT_CODE_MM, orientation)
+    return NativeGeometry((i, j, k), affine, sform_code, 0, _column_norms(affine), _UNIT_CODE_MM, orientation)
 
 
 def oriented_volume(

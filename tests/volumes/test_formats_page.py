@@ -1,0 +1,17 @@
+"""The pages on formats and on DICOM output know every code that reading and writing scans can give."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NOT_OF_SCANS = {"E_NAME", "E_JSON", "E_COLUMNS"}
+PAGES = ("formats.md", "dicom-output.md")
+
+
+def test_every_code_is_explained_and_every_explained_code_exists() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/mendscan/volumes").glob("*.py"))
+    pages = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in PAGES)
+    explained = set(re.findall(r"`(E_[A-Z_]+)`", pages))
+    codes = set(re.findall(r'code="(E_[A-Z_]+)"', source)) | {"E_GEOMETRY"}
+    assert codes - NOT_OF_SCANS <= explained
+    assert explained <= codes
