@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-browser browser benchmark lint types clean
+.PHONY: demo test test-browser browser benchmark docs lint types clean
 
 demo: $(INSTALLED)  ## simulate a cohort, train, detect, evaluate (about 10 minutes)
 	$(BIN)/mendscan demo -o demo
@@ -21,6 +21,9 @@ browser:  ## Chromium for the tests of the viewer: Debian's, if there is no brow
 benchmark: $(INSTALLED)  ## restoration at the paper's sizes, beside the reference loop (about 8 minutes)
 	$(BIN)/python benchmarks/restoration.py --output runs/restoration --json runs/restoration/restoration.json
 
+docs: $(INSTALLED)  ## the documentation, into site/index.html: to be opened from disk
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,4 +37,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo runs site .pytest_cache .mypy_cache .ruff_cache
