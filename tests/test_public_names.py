@@ -17,8 +17,10 @@ PUBLIC = [
     "evaluate_folder",
     "read_volume",
     "sample",
+    "show",
     "train",
     "volume_from_array",
+    "write_report",
 ]
 
 
