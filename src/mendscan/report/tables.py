@@ -7,6 +7,7 @@ from typing import Any
 
 from mendscan.report.content import NOTICE, CaseFacts, CohortFacts, healthy_as_high
 from mendscan.report.pictures import CasePictures, ShownView
+from mendscan.results import FINDING_COLUMNS as OF_RESULTS
 from mendscan.results import Finding
 
 __all__ = ["FINDING_COLUMNS", "SCAN_COLUMNS", "as_json", "finding_rows", "scan_rows"]
@@ -34,23 +35,7 @@ SCAN_COLUMNS = (
     "reason",
     "remedy",
 )
-FINDING_COLUMNS = (
-    "rank",
-    "case",
-    "finding",
-    "volume_mm3",
-    "voxels",
-    "peak",
-    "mean",
-    "expected_false_per_scan",
-    "centre_x_mm",
-    "centre_y_mm",
-    "centre_z_mm",
-    "centre_i",
-    "centre_j",
-    "centre_k",
-    "pictured",
-)
+FINDING_COLUMNS = ("rank", *OF_RESULTS, "pictured")
 
 
 def scan_rows(cohort: CohortFacts, pictures: Mapping[str, CasePictures]) -> list[dict[str, Any]]:
