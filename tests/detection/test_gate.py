@@ -64,6 +64,7 @@ def test_nothing_is_said_of_a_local_anomaly(gate: AcquisitionGate) -> None:
         (lambda v: (v[:, :, :-12], TWO_MM), "W_CROP", "of the anatomy at the top"),
         (lambda v: (v.max() - v, TWO_MM), "W_CONTRAST", "bright and dark exchanged"),
         (lambda v: (v / v.max(), TWO_MM), "W_SCALE", "intensities from"),
+        (lambda v: (1000 * (v / v.max()) ** 4, TWO_MM), "W_HISTOGRAM", "intensities are spread unlike"),
         (lambda v: ((v > 200).astype(np.uint8), TWO_MM), "W_LABELS", "only 2 different values"),
         (lambda v: (like_ct(v), TWO_MM), "W_MODALITY", "looks like CT; the training scans do not"),
         (lambda v: (v[:, :, ::3], THICK), "W_SPACING", "6 mm from bottom to top; the training scans have 2"),

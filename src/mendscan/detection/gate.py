@@ -37,6 +37,10 @@ _MISSING_SLACK = 0.10
 """So much more of the anatomy may be missing at a side than in any healthy scan."""
 _GAIN_SPREADS = 4.0
 """A scan counts as turned if that gains more than the healthy scans' mean and so many standard deviations."""
+_NO_DISTANCE = 1e-4
+"""In ranges of intensity; for the logarithm."""
+_SAME_HISTOGRAM = 0.03
+"""Histograms closer than this, in ranges of intensity, are never remarked on."""
 _AXES = ("from left to right", "from back to front", "from bottom to top")
 _ENDS = ("left and right", "front and back", "top and bottom")
 _TOWARDS = (("left", "right"), ("back", "front"), ("bottom", "top"))
@@ -54,6 +58,8 @@ class AcquisitionGate:
         span: The same of the intensities' range.
         offset: Range of the darkest intensity, in units of `typical_span`.
         typical_span: Median range of the intensities.
+        quantiles: Mean shape of the histogram.
+        histogram: Range of the logarithm of a scan's distance from the others' mean shape.
         agreement: Range of the agreement with the template of the others.
         gain_limits: What turning a scan may gain in agreement, for each of the 48 orientations.
         missing_limits: What share of the anatomy may lie beyond each side.
@@ -70,6 +76,8 @@ class AcquisitionGate:
     span: Range
     offset: Range
     typical_span: float
+    quantiles: Float64[np.ndarray, " q"]
+    histogram: Range
     agreement: Range
     gain_limits: Float64[np.ndarray, " 48"]
     missing_limits: Float64[np.ndarray, " 6"]
@@ -85,6 +93,8 @@ class AcquisitionGate:
         gains = np.stack([fit.gain for fit in fits])
         spans = [_log_span(each) for each in facts]
         typical = math.exp(float(np.median(spans)))
+        shapes = np.stack([each.quantiles for each in facts])
+        apart = [_log_distance(own, np.delete(shapes, n, axis=0).mean(0)) for n, own in enumerate(shapes)]
         return cls(
             cell_mm=cell_mm,
             template=template,
@@ -93,6 +103,8 @@ class AcquisitionGate:
             span=Range.of(spans, _LOG_SLACK),
             offset=Range.of([each.low / typical for each in facts], _OFFSET_SLACK),
             typical_span=typical,
+            quantiles=shapes.mean(0),
+            histogram=Range.of(apart, _LOG_SLACK),
             agreement=Range.of([fit.agreement for fit in fits], _AGREEMENT_SLACK),
             gain_limits=np.maximum(gains.mean(0) + _GAIN_SPREADS * gains.std(0, ddof=1), np.maximum(gains.max(0), 0)),
             missing_limits=np.max([fit.missing for fit in fits], axis=0) + _MISSING_SLACK,
@@ -147,11 +159,19 @@ class AcquisitionGate:
                 else "does not look like CT, as the training scans do"
             )
             return [_warning("MODALITY", looks)]
-        if self.span.holds(_log_span(facts)) and self.offset.holds(facts.low / self.typical_span):
-            return []
-        theirs = f"theirs span {math.exp(self.span.low):.4g} to {math.exp(self.span.high):.4g}"
-        said = f"intensities from {facts.low:.4g} to {facts.high:.4g}; {theirs}: another scale, or normalised before?"
-        return [_warning("SCALE", said)]
+        found = []
+        if not (self.span.holds(_log_span(facts)) and self.offset.holds(facts.low / self.typical_span)):
+            theirs = f"theirs span {math.exp(self.span.low):.4g} to {math.exp(self.span.high):.4g}"
+            said = (
+                f"intensities from {facts.low:.4g} to {facts.high:.4g}; {theirs}: another scale, or normalised before?"
+            )
+            found.append(_warning("SCALE", said))
+        apart = _log_distance(facts.quantiles, self.quantiles)
+        if apart > max(self.histogram.high + self.histogram.slack, math.log(_SAME_HISTOGRAM)):
+            measured = f"{math.exp(apart):.1%} of their range apart, theirs up to {math.exp(self.histogram.high):.1%}"
+            said = f"intensities are spread unlike those of the training scans ({measured})"
+            found.append(_warning("HISTOGRAM", said))
+        return found
 
     def _of_picture(self, fit: Fit) -> list[GateWarning]:
         lowest = self.agreement.low - self.agreement.slack
@@ -180,6 +200,7 @@ class AcquisitionGate:
             "span": self.span.to_json(),
             "offset": self.offset.to_json(),
             "typical_span": self.typical_span,
+            "histogram": self.histogram.to_json(),
             "agreement": self.agreement.to_json(),
             "few_values": self.few_values,
             "like_ct": self.like_ct,
@@ -191,17 +212,18 @@ class AcquisitionGate:
         """Return the arrays by name."""
         template = self.template
         named = {"values": template.values_XYZ, "share": template.share_XYZ, "foreground": template.foreground_XYZ}
-        named |= {"gain_limits": self.gain_limits, "missing_limits": self.missing_limits}
+        named |= {"quantiles": self.quantiles, "gain_limits": self.gain_limits, "missing_limits": self.missing_limits}
         return named if self.codes is None else named | {"codes": self.codes.mean_K}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> AcquisitionGate:
         """Rebuild what `to_json` and `arrays` returned."""
         several: dict[str, Any] = {name: tuple(Range(*each) for each in values[name]) for name in ("spacing", "extent")}
-        single: dict[str, Any] = {name: Range(*values[name]) for name in ("span", "offset", "agreement")}
+        single: dict[str, Any] = {name: Range(*values[name]) for name in ("span", "offset", "histogram", "agreement")}
         plain = {name: values[name] for name in ("cell_mm", "typical_span", "few_values", "like_ct", "oriented")}
         return cls(
             template=Template(arrays["values"], arrays["share"], arrays["foreground"]),
+            quantiles=arrays["quantiles"],
             gain_limits=arrays["gain_limits"],
             missing_limits=arrays["missing_limits"],
             codes=None if values["codes"] is None else CodeUsage(arrays["codes"], Range(*values["codes"])),
@@ -221,6 +243,11 @@ def _log_ranges(triples: Sequence[tuple[float, float, float]]) -> tuple[Range, .
 
 def _log_span(facts: GateFacts) -> float:
     return math.log(max(facts.high - facts.low, 1e-12))
+
+
+def _log_distance(one: Float64[np.ndarray, " q"], other: Float64[np.ndarray, " q"]) -> float:
+    """Return the logarithm of the mean distance of two histograms' shapes, in ranges of intensity."""
+    return math.log(max(float(np.abs(one - other).mean()), _NO_DISTANCE))
 
 
 def _mm(logs: Range) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
 from mendscan.cohort.overview import Overview, overview
 from mendscan.volumes.volume import Volume
@@ -19,6 +19,7 @@ _FEW_VALUES = 16
 """A scan of so few different intensities may be a label map."""
 _AIR_HU, _TISSUE_HU = (-1100, -900), (-150, 150)
 _CT_SHARE = 0.02
+_PERCENTILES = range(5, 100, 5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class GateFacts:
         extent_mm: Field of view along them.
         low: 1st percentile of the intensities.
         high: 99th percentile.
+        quantiles: Where between these two the 5th, 10th, … 95th percentile lie: the shape of the histogram.
         few_values: How many different intensities it has, if at most 16; else None.
         like_ct: Whether the intensities are those of CT: air near -1000 and soft tissue near 0 HU.
         oriented: Whether the file says how the scan lies.
@@ -40,6 +42,7 @@ class GateFacts:
     extent_mm: tuple[float, float, float]
     low: float
     high: float
+    quantiles: Float64[np.ndarray, " q"]
     few_values: int | None
     like_ct: bool
     oriented: bool
@@ -76,13 +79,14 @@ def cell_size_mm(extents_mm: Sequence[tuple[float, float, float]]) -> float:
 
 def gate_facts(volume: Volume, *, cell_mm: float) -> GateFacts:
     """Return what is asked of a scan."""
-    low, high = (float(p) for p in np.percentile(volume.voxels_XYZ, (1, 99)))
+    low, *between, high = (float(p) for p in np.percentile(volume.voxels_XYZ, (1, *_PERCENTILES, 99)))
     native = volume.native
     return GateFacts(
         spacing_mm=volume.spacing_mm,
         extent_mm=volume.extent_mm,
         low=low,
         high=high,
+        quantiles=(np.array(between) - low) / max(high - low, 1e-12),
         few_values=_few_values(volume.voxels_XYZ),
         like_ct=_like_ct(volume.voxels_XYZ),
         oriented=bool(native.sform_code or native.qform_code),
