@@ -86,7 +86,7 @@ def test_what_is_odd_is_kept_with_the_scan_and_not_logged(tmp_path, caplog) -> N
         (voxels_of() % 2, AFFINE, "W_FEW_VALUES"),
         (voxels_of(), np.diag([0.01, 0.01, 0.01, 1]), "W_FIELD_OF_VIEW"),
         (voxels_of(), np.diag([2.0, 2.0, 400.0, 1]), "W_FIELD_OF_VIEW"),
-        (voxels_of(), AFFINE + 0.3 * np.eye(4)[[3, 3, 1, 3]].T @ np.diag([0, 0, 0, 0]), ""),
+        (voxels_of(), AFFINE, ""),
         (voxels_of(), np.array([[2, 0, 0, 0], [0, 2, 0.5, 0], [0, 0, 3, 0], [0, 0, 0, 1.0]]), "W_SHEAR"),
     ],
 )
@@ -114,7 +114,7 @@ def test_equal_content_is_noted_across_folders_and_formats(tmp_path) -> None:
 def test_equal_names_fail_within_a_folder_and_not_across_the_folders_given(tmp_path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-        saved(tmp_path / folder / "a.nii", voxels_of() + len(folder + folder[0]) * (folder == "two"))
+        saved(tmp_path / folder / "a.nii", voxels_of() + (folder == "two"))
     assert checked(tmp_path / "one", tmp_path / "two").failed == 0
     report = checked(tmp_path)
     assert [scan.code for scan in report.scans] == ["E_DUPLICATE_NAME"] * 2
@@ -175,10 +175,10 @@ def test_the_json_has_stable_keys(tmp_path) -> None:
 
 
 def test_the_table_names_every_problem(tmp_path) -> None:
-    saved(tmp_path / "good [/b].nii", voxels_of() % 2)
+    saved(tmp_path / "good [b].nii", voxels_of() % 2)
     (tmp_path / "bad.nii").write_bytes(b"")
     shown = run(tmp_path).stdout
-    for words in ("1 of 2 scans can be used, 1 of them with a warning", "good [/b].nii", "E_EMPTY", "W_FEW_VALUES"):
+    for words in ("1 of 2 scans can be used, 1 of them with a warning", "good [b].nii", "E_EMPTY", "W_FEW_VALUES"):
         assert words in shown
 
 
