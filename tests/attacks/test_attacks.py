@@ -1,0 +1,49 @@
+"""Every bad input of the catalogue: one typed error or one warning, within bounds, and nothing left behind."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from attacks.attack import Attack, outcome
+from attacks.corpus import CORPUS
+
+SECONDS = 120
+"""Nothing takes as long; what waits for ever, such as for a pipe's writer, is ended."""
+
+
+@pytest.fixture(autouse=True)
+def _bounded() -> Iterator[None]:
+    def end(*_: object) -> None:
+        raise TimeoutError("the attack goes on for ever")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("attack", CORPUS, ids=[attack.id for attack in CORPUS])
+def test_it_is_told_in_one_line_and_leaves_nothing(tmp_path: Path, attack: Attack) -> None:
+    came = outcome(attack, tmp_path)
+    assert not came.left
+    if attack.expected.startswith("W_") or not attack.expected:
+        assert came.code == "", came.message
+        assert came.warnings == ((attack.expected,) if attack.expected else ())
+        assert bool(attack.why) == (not attack.expected)
+        return
+    assert came.code == attack.expected, came.message
+    if came.error is not None:
+        assert came.error.problem
+        assert came.error.where
+        assert came.error.remedy or came.error.expected or came.error.found
+        assert str(came.error).isprintable()
+
+
+def test_names_are_told_apart() -> None:
+    assert len({attack.id for attack in CORPUS}) == len(CORPUS)
