@@ -46,6 +46,7 @@ class Attack:
         make: Makes it in a folder of its own and returns what to give to `through`.
         why: Why it is taken; only where it is.
         through: What is asked to take it.
+        keeps: What may be written: what was in order before the bad part.
     """
 
     row: int
@@ -54,6 +55,7 @@ class Attack:
     make: Callable[[Path], object]
     why: str = ""
     through: Callable[..., object] = read_volume
+    keeps: frozenset[str] = frozenset()
 
     @property
     def id(self) -> str:
@@ -127,4 +129,5 @@ def _everything_below(folder: Path) -> frozenset[str]:
 
 
 def _shown(message: str, folder: Path) -> str:
-    return " ".join(message.replace(f"{folder}/", "").replace(str(folder), ".").split())
+    short = re.sub(r"(.)\1{99,}", r"\1…", message.replace(f"{folder}/", "").replace(str(folder), "."))
+    return " ".join(short.split())

@@ -123,10 +123,11 @@ EVIL_NAMES = {
     "another spelling of é": "e\u0301.nii",
     "255 bytes": "x" * 251 + ".nii",
 }
+ONE_BIT = flipped_byte(gzip.compress(nifti(), 0, mtime=0), 700)
 WRONG_CHECKSUM, WRONG_LENGTH = (flipped_byte(GZIPPED, len(GZIPPED) - k) for k in (8, 1))
 HUGE = patched(DIM, "4h", 3, 32767, 32767, 32767)
 ACCENTS = named("a/\u00e9.nii", "b/e\u0301.nii")
-SKIPPED = "they are skipped, and listed by `mendscan check --json`"
+SKIPPED = "they are skipped, and mendscan check lists them"
 AS_IT_IS = "its name is quoted, escaped or hashed wherever it is shown"
 
 FILE_LEVEL = (
@@ -147,7 +148,7 @@ FILE_LEVEL = (
     Attack(7, ".nii cut off by one byte", "E_TRUNCATED", wrote("scan.nii", nifti()[:-1])),
     Attack(7, ".nii cut off behind its header", "E_TRUNCATED", wrote("scan.nii", nifti()[:352])),
     Attack(8, "header cut off", "E_TRUNCATED", wrote("scan.nii", nifti()[:200])),
-    Attack(9, "one bit of a gzip flipped", "E_CORRUPT", wrote("scan.nii.gz", flipped_byte(GZIPPED, 700))),
+    Attack(9, "one bit of a gzip flipped", "E_CORRUPT", wrote("scan.nii.gz", ONE_BIT)),
     Attack(10, "gzip with a wrong checksum", "E_CORRUPT", wrote("scan.nii.gz", WRONG_CHECKSUM)),
     Attack(10, "gzip with a wrong length", "E_CORRUPT", wrote("scan.nii.gz", WRONG_LENGTH)),
     Attack(11, "garbage behind a gzip", "W_TRAILING", wrote("scan.nii.gz", GZIPPED + b"garbage")),
@@ -182,7 +183,7 @@ FILE_LEVEL = (
     Attack(18, "folder of pairs", "E_NO_SCANS", only_pairs, through=find_scans),
     Attack(18, "Analyze 7.5 header", "E_NOT_NIFTI", wrote("scan.nii", patched(344, "4s", bytes(4)))),
     Attack(18, "NIfTI-2", "", nifti2, "it is read"),
-    Attack(19, "label map given as a scan", "W_FEW_VALUES", wrote("scan.nii", nifti(LABELS)), through=checked),
+    Attack(19, "label map given as a scan", "W_LABELS", wrote("scan.nii", nifti(LABELS)), through=checked),
     Attack(20, "empty folder", "E_NO_SCANS", empty, through=find_scans),
     Attack(20, "empty folder, for the command", "exit 4", train_on_nothing, through=commanded),
     Attack(21, "folder with other files", "", mixed, SKIPPED, found_in_a_mixed_folder),

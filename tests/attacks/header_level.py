@@ -111,7 +111,7 @@ HEADER_LEVEL = (
     header(38, "big-endian file", "", big_endian(), "either order of bytes is read"),
     header(39, "unit metre", "W_UNIT", patched(XYZT_UNITS, "B", 1)),
     header(39, "unit micrometre", "W_UNIT", patched(XYZT_UNITS, "B", 3)),
-    header(39, "no unit", "", patched(XYZT_UNITS, "B", 0), "taken for millimetres, as all readers do"),
+    header(39, "no unit", "", patched(XYZT_UNITS, "B", 0), "millimetres are meant then"),
     header(40, "extension of 2³¹ bytes", "", with_extension(2**31 - 1), "extensions are not read"),
     header(40, "extension of 17 bytes", "", with_extension(17), "extensions are not read"),
     header(40, "voxels begin behind the file's end", "E_TRUNCATED", patched(OFFSET, "f", 100_000)),

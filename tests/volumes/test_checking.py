@@ -83,9 +83,9 @@ def test_what_is_odd_is_kept_with_the_scan_and_not_logged(tmp_path, caplog) -> N
 @pytest.mark.parametrize(
     ("voxels", "affine", "code"),
     [
-        (voxels_of() % 2, AFFINE, "W_FEW_VALUES"),
-        (voxels_of(), np.diag([0.01, 0.01, 0.01, 1]), "W_FIELD_OF_VIEW"),
-        (voxels_of(), np.diag([2.0, 2.0, 400.0, 1]), "W_FIELD_OF_VIEW"),
+        (voxels_of() % 2, AFFINE, "W_LABELS"),
+        (voxels_of(), np.diag([0.01, 0.01, 0.01, 1]), "W_EXTENT"),
+        (voxels_of(), np.diag([2.0, 2.0, 400.0, 1]), "W_EXTENT"),
         (voxels_of(), AFFINE, ""),
         (voxels_of(), np.array([[2, 0, 0, 0], [0, 2, 0.5, 0], [0, 0, 3, 0], [0, 0, 0, 1.0]]), "W_SHEAR"),
     ],
@@ -178,7 +178,7 @@ def test_the_table_names_every_problem(tmp_path) -> None:
     saved(tmp_path / "good [b].nii", voxels_of() % 2)
     (tmp_path / "bad.nii").write_bytes(b"")
     shown = run(tmp_path).stdout
-    for words in ("1 of 2 scans can be used, 1 of them with a warning", "good [b].nii", "E_EMPTY", "W_FEW_VALUES"):
+    for words in ("1 of 2 scans can be used, 1 of them with a warning", "good [b].nii", "E_EMPTY", "W_LABELS"):
         assert words in shown
 
 

@@ -182,14 +182,14 @@ def _oddities(volume: Volume, known: Sequence[Remark]) -> list[Remark]:
     low, high = _PLAUSIBLE_EXTENT_MM
     if not all(low <= side <= high for side in volume.extent_mm):
         sides = " x ".join(f"{side:.3g}" for side in volume.extent_mm)
-        found.append(Remark("W_FIELD_OF_VIEW", f"the field of view is {sides} mm; is the voxel size right?"))
+        found.append(Remark("W_EXTENT", f"the field of view is {sides} mm; is the voxel size right?"))
     degrees = _shear_degrees(volume.affine)
     if degrees > _SHEAR_DEGREES and not any(each.code == "W_SHEAR" for each in known):
         message = f"the axes are sheared by {degrees:.1f} degrees; some programs cannot show a sheared map"
         found.append(Remark("W_SHEAR", message))
     values = few_values(volume.voxels_XYZ)
     if values is not None:
-        found.append(Remark("W_FEW_VALUES", f"only {values} different values: a label map or a mask?"))
+        found.append(Remark("W_LABELS", f"only {values} different values: a label map or a mask?"))
     return found
 
 
