@@ -299,6 +299,7 @@ def test_unknown_orientation_is_a_warning_and_nibabels_guess(tmp_path, caplog):
         volume = read_volume(tmp_path / "scan.nii")
     np.testing.assert_array_equal(volume.native.affine, nib.load(tmp_path / "scan.nii").affine)
     assert "scan.nii: orientation unknown" in caplog.text
+    assert [each.code for each in volume.remarks] == ["W_ORIENTATION"]
 
 
 def test_sform_is_obeyed_and_a_different_qform_is_a_warning(tmp_path, caplog):

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["unread_scans"]
+from mendscan.errors import UnreadableScanError
+
+__all__ = ["refuse_half_of_a_pair", "unread_scans"]
 
 _FORMATS = (".hdr", ".img", ".mgh", ".mgz", ".mnc", ".par", ".rec", ".nii.bz2", ".nii.xz", ".nii.zip")
 _PACKAGES = (".7z", ".rar", ".tar", ".tar.gz", ".tgz", ".zip")
@@ -25,6 +27,21 @@ def unread_scans(files: Iterable[Path]) -> list[tuple[Path, str]]:
         if suffix is not None:
             counts.setdefault(file.parent, Counter())[suffix] += 1
     return [(folder, _note(found)) for folder, found in counts.items()]
+
+
+def refuse_half_of_a_pair(path: Path, where: object) -> None:
+    """Raise an error that says so if a file holds the voxels of a pair: nothing in them says what they are.
+
+    Raises:
+        UnreadableScanError: E_NOT_NIFTI.
+    """
+    if path.suffix.lower() == ".img" and path.is_file():
+        raise UnreadableScanError(
+            "not a NIfTI file: the voxels of a .hdr/.img pair",
+            where=where,
+            code="E_NOT_NIFTI",
+            remedy="convert the pair to a single .nii file",
+        )
 
 
 def _note(found: Counter[str]) -> str:

@@ -9,14 +9,14 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from mendscan.errors import CohortError, GeometryError, UnreadableScanError
+from mendscan.errors import CohortError, GeometryError
 from mendscan.progress import Progress, Silent
 from mendscan.shapes import VoxelsXYZ
 from mendscan.volumes.chunks import open_voxels
@@ -24,11 +24,11 @@ from mendscan.volumes.dicom_headers import dicom_files, is_dicom
 from mendscan.volumes.dicom_pixels import read_dicom
 from mendscan.volumes.dicom_series import DicomFolder, folder_name, series_of_files, series_path
 from mendscan.volumes.faults import reading_errors
-from mendscan.volumes.foreign import unread_scans
+from mendscan.volumes.foreign import refuse_half_of_a_pair, unread_scans
 from mendscan.volumes.metaimage import is_metaimage, read_metaimage
 from mendscan.volumes.nrrd import NRRD_MAGIC, read_nrrd
 from mendscan.volumes.payload import CHUNK_VOXELS, float32_voxels
-from mendscan.volumes.remarks import remark
+from mendscan.volumes.remarks import remark, remarks_kept
 from mendscan.volumes.volume import NativeGeometry, Volume, array_geometry, oriented_volume, volume_from_array
 
 __all__ = [
@@ -106,9 +106,10 @@ def read_volume(path: str | os.PathLike[str], *, name: str | None = None, max_by
         mendscan.errors.UnreadableScanError: missing.nii.gz: no such file; check the path
     """
     where = os.fspath(path) if name is None else name
-    with reading_errors(where):
+    with reading_errors(where), remarks_kept(logged=True) as remarks:
         voxels, native = _voxels_and_geometry(Path(path), max_bytes, where)
-        return oriented_volume(voxels, native, name=case_name(path) if name is None else name, where=where)
+        volume = oriented_volume(voxels, native, name=case_name(path) if name is None else name, where=where)
+        return replace(volume, remarks=tuple(remarks))
 
 
 def as_volume(scan: Scan) -> Volume:
@@ -257,13 +258,7 @@ def _format_of(path: Path) -> _Format:
 
 
 def _nifti(path: Path, max_bytes: int, where: str) -> tuple[Float32[np.ndarray, "I J K"], NativeGeometry]:
-    if path.suffix.lower() == ".img" and path.is_file():
-        raise UnreadableScanError(
-            "not a NIfTI file: the voxels of a .hdr/.img pair",
-            where=where,
-            code="E_NOT_NIFTI",
-            remedy="convert the pair to a single .nii file",
-        )
+    refuse_half_of_a_pair(path, where)
     with open_voxels(path, max_bytes=max_bytes, where=where) as stream:
         voxels = float32_voxels(
             stream.chunks(CHUNK_VOXELS),

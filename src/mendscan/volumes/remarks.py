@@ -26,7 +26,8 @@ class Remark:
     message: str
 
 
-_KEPT: ContextVar[list[Remark] | None] = ContextVar("_KEPT", default=None)
+_LISTENERS: ContextVar[tuple[tuple[list[Remark], bool], ...]] = ContextVar("_LISTENERS", default=())
+"""Where remarks go, and whether they are logged as well."""
 
 
 def remark(where: object, code: str, message: str) -> None:
@@ -37,16 +38,20 @@ def remark(where: object, code: str, message: str) -> None:
         code: Begins with ``W_``.
         message: One line that quotes nothing of the file but numbers.
     """
-    kept = _KEPT.get()
-    if kept is None:
+    listeners = _LISTENERS.get()
+    for kept, _ in listeners:
+        if Remark(code, message) not in kept:
+            kept.append(Remark(code, message))
+    if all(logged for _, logged in listeners):
         _LOGGER.warning("%s: %s", where, message)
-    elif Remark(code, message) not in kept:
-        kept.append(Remark(code, message))
 
 
 @contextmanager
-def remarks_kept() -> Iterator[list[Remark]]:
-    """Collect what is remarked within the block, in this thread, instead of logging it.
+def remarks_kept(*, logged: bool = False) -> Iterator[list[Remark]]:
+    """Collect what is remarked within the block, in this thread.
+
+    Args:
+        logged: Whether it is logged as well, unless a block around this one keeps it from the log.
 
     Example:
         >>> with remarks_kept() as remarks:
@@ -55,8 +60,8 @@ def remarks_kept() -> Iterator[list[Remark]]:
         'W_UNIT'
     """
     kept: list[Remark] = []
-    token = _KEPT.set(kept)
+    token = _LISTENERS.set((*_LISTENERS.get(), (kept, logged)))
     try:
         yield kept
     finally:
-        _KEPT.reset(token)
+        _LISTENERS.reset(token)
