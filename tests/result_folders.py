@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mendscan.results import CodeNLL, Detection, Finding, GateWarning, find_components, write_results
+from mendscan.volumes.remarks import Remark
 from mendscan.volumes.volume import Volume, volume_from_array
 
 AFFINE = np.array([[0, 0, 3.0, -20], [-2.0, 0, 0, 15], [0, -1.5, 0, 40], [0, 0, 0, 1]])
@@ -32,6 +33,7 @@ NLL = CodeNLL(np.arange(12.0).reshape(3, 2, 2), ((-0.5, 8.5), (-0.5, 11.5)), 7.5
 def detection(name: str, *, p_value: float, score: float = 1.0, seed: int = 0) -> Detection:
     generator = np.random.default_rng(seed)
     volume = volume_from_array(generator.integers(-90, 900, size=(12, 9, 10)), AFFINE, name=name)
+    volume = replace(volume, remarks=(Remark("W_UNIT", "the spatial unit is not the millimetre"),))
     return Detection(
         volume=volume,
         score=score,

@@ -50,6 +50,7 @@ OPTIONS = {
         "debug",
         "help",
     },
+    "check": {"json", "max-memory", "workers", "debug", "help"},
     "report": {"input", "output", "findings", "scans", "max-megabytes", "debug", "help"},
     "import-original": {
         "prior",

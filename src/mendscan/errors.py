@@ -35,7 +35,18 @@ __all__ = [
     "UnfitScanError",
     "UnreadableScanError",
     "WriteError",
+    "one_line",
 ]
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line without control characters: a file's name may hold what clears a terminal's screen.
+
+    Example:
+        >>> one_line("a" + chr(27) + "[2J" + chr(10) + "b")
+        'a\\\\x1b[2J b'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
 
 
 class MendscanError(Exception):
@@ -80,7 +91,7 @@ class MendscanError(Exception):
         line = f"{self.where}: {self.problem}" if self.where else self.problem
         line += f" ({', '.join(details)})" if details else ""
         line += f"; {self.remedy}" if self.remedy else ""
-        return " ".join(line.split())
+        return one_line(line)
 
     def at(self, where: object) -> MendscanError:
         """Return the same error with another `where`, such as a name in place of a whole path."""

@@ -11,6 +11,7 @@ import pytest
 
 from mendscan.errors import GeometryError, ResultsError, WriteError
 from mendscan.results import Detection, GateWarning, read_results
+from mendscan.volumes.remarks import Remark
 from mendscan.volumes.volume import volume_from_array
 from result_folders import AFFINE, FINDING, NLL, detection, results_of
 
@@ -35,6 +36,7 @@ def test_the_details_are_read_back(tmp_path: Path) -> None:
     assert details.slice_scores.tolist() == [1.0, 5.0, 2.0]
     assert details.statistics == {"typical noise": 3.25}
     assert details.warnings == (GateWarning("W_CROP", "the field of view misses the top"),)
+    assert details.remarks == (Remark("W_UNIT", "the spatial unit is not the millimetre"),)
     assert details.code_nll is not None
     np.testing.assert_array_equal(details.code_nll.nats_Sab, NLL.nats_Sab)
     assert (details.code_nll.extent, details.code_nll.threshold) == (NLL.extent, NLL.threshold)

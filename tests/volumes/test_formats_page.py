@@ -15,3 +15,11 @@ def test_every_code_is_explained_and_every_explained_code_exists() -> None:
     codes = set(re.findall(r'code="(E_[A-Z_]+)"', source)) | {"E_GEOMETRY"}
     assert codes - NOT_OF_SCANS <= explained
     assert explained <= codes
+
+
+def test_every_warning_is_explained_and_every_explained_warning_exists() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/mendscan/volumes").glob("*.py"))
+    explained = set(
+        re.findall(r"^\| `(W_[A-Z_]+)`", (ROOT / "docs/formats.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    assert set(re.findall(r'"(W_[A-Z_]+)"', source)) == explained

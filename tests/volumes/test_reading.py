@@ -78,7 +78,6 @@ BROKEN_FILES = {
     "flipped_late.nii.gz": (flipped_byte(GZIPPED, len(GZIPPED) - 100), UnreadableScanError, "E_CORRUPT"),
     "wrong_checksum.nii.gz": (flipped_byte(GZIPPED, len(GZIPPED) - 8), UnreadableScanError, "E_CORRUPT"),
     "wrong_length.nii.gz": (flipped_byte(GZIPPED, len(GZIPPED) - 1), UnreadableScanError, "E_CORRUPT"),
-    "garbage_behind.nii.gz": (GZIPPED + b"garbage", UnreadableScanError, "E_CORRUPT"),
     "endless.nii.gz": (gzip.compress(nifti() + bytes(2**25)), UnreadableScanError, "E_TOO_LARGE"),
     "colour.nii": (coloured(), IntensityError, "E_COLOUR"),
     "complex.nii": (nifti(voxels_of(np.complex64)), IntensityError, "E_COMPLEX"),
@@ -300,6 +299,7 @@ def test_unknown_orientation_is_a_warning_and_nibabels_guess(tmp_path, caplog):
         volume = read_volume(tmp_path / "scan.nii")
     np.testing.assert_array_equal(volume.native.affine, nib.load(tmp_path / "scan.nii").affine)
     assert "scan.nii: orientation unknown" in caplog.text
+    assert [each.code for each in volume.remarks] == ["W_ORIENTATION"]
 
 
 def test_sform_is_obeyed_and_a_different_qform_is_a_warning(tmp_path, caplog):
@@ -335,3 +335,21 @@ def test_affine_is_in_millimetres_whatever_the_unit(tmp_path, unit, factor):
     volume = read_volume(tmp_path / "scan.nii")
     np.testing.assert_allclose(volume.spacing_mm, np.array([2.0, 1.5, 3.0]) * factor)
     np.testing.assert_array_equal(volume.native.affine, AFFINE)
+
+
+@pytest.mark.parametrize("behind", [b"garbage", b"\0" * 100 + b"x"])
+def test_what_follows_a_whole_gzip_stream_is_a_warning(tmp_path, caplog, behind):
+    (tmp_path / "scan.nii.gz").write_bytes(GZIPPED + behind)
+    with caplog.at_level(logging.WARNING):
+        volume = read_volume(tmp_path / "scan.nii.gz")
+    np.testing.assert_array_equal(volume.to_native(volume.voxels_XYZ), voxels_of())
+    assert "scan.nii.gz: what follows the compressed scan" in caplog.text
+
+
+@pytest.mark.parametrize("position", [-8, -4, -1])
+def test_a_wrong_trailer_is_not_excused_by_garbage_behind_it(tmp_path, position):
+    damaged = flipped_byte(GZIPPED, len(GZIPPED) + position)
+    (tmp_path / "scan.nii.gz").write_bytes(damaged + b"garbage")
+    with pytest.raises(UnreadableScanError) as caught:
+        read_volume(tmp_path / "scan.nii.gz")
+    assert caught.value.code == "E_CORRUPT"

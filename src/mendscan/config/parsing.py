@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -24,8 +25,13 @@ def parse_settings(values: dict[str, Any], *, where: object) -> Settings:
     Raises:
         SettingsError: If a key is unknown (with the nearest known one), missing, or a value is out of range.
     """
+    # As JSON, strictly: a list may be a tuple and 1 is 1.0, but neither "1e-4" nor true is a number.
+    return _checked(lambda: Settings.model_validate_json(json.dumps(values), strict=True), where)
+
+
+def _checked(validated: Callable[[], Settings], where: object) -> Settings:
     try:
-        settings = Settings.model_validate(values)
+        settings = validated()
     except ValidationError as error:
         raise _as_settings_error(error, where) from None
     _check_shapes(settings, where)
@@ -58,7 +64,7 @@ def override(settings: Settings, assignments: Sequence[str]) -> Settings:
         value = _parse_value(text.strip())
         is_one_of_many = isinstance(_known(target, last, assignment), list) and not isinstance(value, list)
         target[last] = [value] if is_one_of_many else value
-    return parse_settings(values, where="--set")
+    return _checked(lambda: Settings.model_validate(values), "--set")
 
 
 def _known(target: Any, key: str, assignment: str) -> Any:

@@ -9,14 +9,13 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from mendscan.cohort.overview import Overview, overview
+from mendscan.volumes.checking import few_values
 from mendscan.volumes.volume import Volume
 
 __all__ = ["GateFacts", "Range", "cell_size_mm", "gate_facts"]
 
 _CELLS = 20
 """Cells along the longest side of the largest scan."""
-_FEW_VALUES = 16
-"""A scan of so few different intensities may be a label map."""
 _AIR_HU, _TISSUE_HU = (-1100, -900), (-150, 150)
 _CT_SHARE = 0.02
 _PERCENTILES = range(5, 100, 5)
@@ -87,20 +86,11 @@ def gate_facts(volume: Volume, *, cell_mm: float) -> GateFacts:
         low=low,
         high=high,
         quantiles=(np.array(between) - low) / max(high - low, 1e-12),
-        few_values=_few_values(volume.voxels_XYZ),
+        few_values=few_values(volume.voxels_XYZ),
         like_ct=_like_ct(volume.voxels_XYZ),
         oriented=bool(native.sform_code or native.qform_code),
         picture=overview(volume, cell_mm=cell_mm),
     )
-
-
-def _few_values(voxels_XYZ: Float[np.ndarray, "X Y Z"]) -> int | None:
-    """Return the number of different intensities if it is small; most scans are told by a thousand voxels."""
-    flat = voxels_XYZ.ravel()
-    if len(np.unique(flat[:: max(1, flat.size // 1000)])) > _FEW_VALUES:
-        return None
-    count = len(np.unique(flat))
-    return count if count <= _FEW_VALUES else None
 
 
 def _like_ct(voxels_XYZ: Float[np.ndarray, "X Y Z"]) -> bool:

@@ -187,6 +187,7 @@ class Detection:
             "code_nll": None if self.code_nll is None else self.code_nll.to_json(),
             "statistics": {name: round(value, 3) for name, value in self.statistics.items()},
             "warnings": [{"code": warning.code, "message": warning.message} for warning in self.warnings],
+            "remarks": [{"code": remark.code, "message": remark.message} for remark in self.volume.remarks],
         }
 
     def score_row(self) -> dict[str, Any]:

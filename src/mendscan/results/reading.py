@@ -26,6 +26,7 @@ from mendscan.results.layout import (
 )
 from mendscan.shapes import VoxelsXYZ
 from mendscan.volumes.reading import read_values, read_volume
+from mendscan.volumes.remarks import Remark
 from mendscan.volumes.tables import read_csv
 from mendscan.volumes.volume import Volume
 
@@ -45,6 +46,7 @@ class Details:
         code_nll: NLL of their codes; None if it was not kept.
         statistics: Each whole-scan statistic in healthy standard deviations, by its name.
         warnings: Why the scan does not look like the training scans.
+        remarks: What was odd about its file, although it could be read.
     """
 
     slice_axis: str
@@ -53,6 +55,7 @@ class Details:
     code_nll: CodeNLL | None
     statistics: Mapping[str, float]
     warnings: tuple[GateWarning, ...]
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -250,4 +253,5 @@ def _details(values: Mapping[str, Any]) -> Details:
         code_nll=None if nll is None else CodeNLL.from_json(nll),
         statistics={str(name): float(value) for name, value in values["statistics"].items()},
         warnings=tuple(GateWarning(str(each["code"]), str(each["message"])) for each in values["warnings"]),
+        remarks=tuple(Remark(str(each["code"]), str(each["message"])) for each in values.get("remarks", ())),
     )

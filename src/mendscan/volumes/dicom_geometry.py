@@ -7,7 +7,6 @@ DICOM PS3.3, C.7.6.2.1.1 (image plane module) gives the equation of the affine.
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 from collections.abc import Sequence
 
@@ -18,6 +17,7 @@ from mendscan.errors import GeometryError, IntensityError
 from mendscan.shapes import Affine
 from mendscan.volumes.dicom_headers import DicomSlice
 from mendscan.volumes.faults import dimensions_error
+from mendscan.volumes.remarks import remark
 from mendscan.volumes.volume import MIN_VOXELS_PER_AXIS
 from mendscan.volumes.world import LPS_TO_RAS, homogeneous
 
@@ -32,7 +32,6 @@ TILT_WARNING_DEGREES = 0.5
 MAX_NOT_ORTHONORMAL = 1e-3
 """How far directions may be from unit length and a right angle."""
 
-_LOGGER = logging.getLogger(__name__)
 _SHOWN_GAPS = 8
 
 
@@ -172,12 +171,10 @@ def _check_line(places: Float[np.ndarray, "n 3"], step: Float[np.ndarray, " 3"],
 def _warn_of_tilt(step: Float[np.ndarray, " 3"], normal: Float[np.ndarray, " 3"], where: str) -> None:
     degrees = math.degrees(math.acos(min(1.0, float(normal @ step) / float(np.linalg.norm(step)))))
     if degrees > TILT_WARNING_DEGREES:
-        _LOGGER.warning(
-            "%s: the slices are sheared by %.1f degrees (gantry tilt); the affine says so exactly, and some programs "
-            "cannot show a sheared map",
-            where,
-            degrees,
+        message = (
+            f"the slices are sheared by {degrees:.1f} degrees (gantry tilt); the affine says so exactly, and some "
         )
+        remark(where, "W_SHEAR", message + "programs cannot show a sheared map")
 
 
 def _listed(parts: list[str]) -> str:

@@ -5,7 +5,6 @@ DICOM files carry no checksum: a changed pixel of uncompressed data cannot be no
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -20,10 +19,9 @@ from mendscan.volumes.dicom_geometry import check_rescale, positions_along_norma
 from mendscan.volumes.dicom_headers import DicomSlice, dicom_errors
 from mendscan.volumes.dicom_series import DicomSeries, chosen_series
 from mendscan.volumes.faults import check_size, corrupt, reading_errors
+from mendscan.volumes.remarks import remark
 
 __all__ = ["dicom_sources", "read_dicom"]
-
-_LOGGER = logging.getLogger(__name__)
 
 
 def read_dicom(
@@ -52,8 +50,8 @@ def read_dicom(
     with dicom_errors(where):
         series = chosen_series(path, where=where)
         if series.left_behind:
-            message = "%s: %d slices of the series are of another size, orientation or spacing and are left out"
-            _LOGGER.warning(message, where, series.left_behind)
+            other = "of another size, orientation or spacing and are left out"
+            remark(where, "W_SLICES_LEFT_OUT", f"{series.left_behind} slices of the series are {other}")
         slices, affine = _sorted_slices(series, max_bytes, where)
         voxels_KJI = np.empty((len(slices), series.rows, series.columns), np.float32)
         for values, pixels in zip(voxels_KJI, _pixels_of(slices, series, where), strict=True):
@@ -61,7 +59,7 @@ def read_dicom(
         _check_overflow(voxels_KJI, where)
         if series.inverted:
             np.subtract(voxels_KJI.max() + voxels_KJI.min(), voxels_KJI, out=voxels_KJI)
-            _LOGGER.warning("%s: low values are bright (MONOCHROME1); the values are mirrored", where)
+            remark(where, "W_MIRRORED", "low values are bright (MONOCHROME1); the values are mirrored")
         return voxels_KJI.T, affine
 
 
@@ -104,7 +102,7 @@ def _sorted_slices(
         _check_identical(same_place, series, where)
     if repeated:
         dropped = len(series.slices) - len(slices)
-        _LOGGER.warning("%s: %d slices are there twice, pixel by pixel; one of each is kept", where, dropped)
+        remark(where, "W_SLICES_TWICE", f"{dropped} slices are there twice, pixel by pixel; one of each is kept")
     return slices, series_affine(slices, where=where)
 
 

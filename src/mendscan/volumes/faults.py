@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
 import math
 import stat
 import zlib
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mendscan.errors import GeometryError, MendscanError, UnreadableScanError
+from mendscan.volumes.remarks import remark
 
 __all__ = [
     "DEFLATE_MAX_RATIO",
@@ -30,7 +30,6 @@ __all__ = [
 DEFLATE_MAX_RATIO = 1032
 """Deflate, and with it gzip and zlib, cannot compress more than this."""
 
-_LOGGER = logging.getLogger(__name__)
 _TRAILING_CHUNK_BYTES = 2**20
 _MAX_TRAILING_BYTES = 2**24
 
@@ -102,11 +101,13 @@ def check_size(shape: Sequence[int], max_bytes: int | None, where: object) -> No
 def check_end(stream: io.BufferedIOBase, where: str) -> None:
     """Read what lies behind the last voxel: only at the end of the stream does gzip compare length and checksum.
 
+    Bytes behind the voxels are remarked (W_TRAILING), and so is what follows a whole gzip stream and is none.
+
     Raises:
         UnreadableScanError: If that is very much (E_TOO_LARGE).
     """
     trailing = 0
-    while chunk := stream.read(_TRAILING_CHUNK_BYTES):
+    while chunk := _behind_the_voxels(stream, where):
         trailing += len(chunk)
         if trailing > _MAX_TRAILING_BYTES:
             raise UnreadableScanError(
@@ -117,7 +118,18 @@ def check_end(stream: io.BufferedIOBase, where: str) -> None:
                 remedy="convert the scan again from its source",
             )
     if trailing:
-        _LOGGER.warning("%s: %d bytes after the last voxel are ignored", where, trailing)
+        remark(where, "W_TRAILING", f"{trailing} bytes after the last voxel are ignored")
+
+
+def _behind_the_voxels(stream: io.BufferedIOBase, where: str) -> bytes:
+    try:
+        return stream.read(_TRAILING_CHUNK_BYTES)
+    except gzip.BadGzipFile as error:
+        # Said of what should begin a further stream: by then, length and checksum of those before it have held.
+        if not str(error).startswith("Not a gzipped file"):
+            raise
+        remark(where, "W_TRAILING", "what follows the compressed scan is no gzip data and is ignored")
+        return b""
 
 
 def truncated(where: str, found: str, expected: str) -> UnreadableScanError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import MutableMapping
 from typing import Any
 
 import nibabel as nib
@@ -17,7 +16,9 @@ import numpy as np
 from mendscan.errors import GeometryError, IntensityError, UnreadableScanError
 from mendscan.shapes import Affine
 from mendscan.volumes.faults import check_size, dimensions_error
+from mendscan.volumes.remarks import remark
 from mendscan.volumes.volume import NativeGeometry, array_geometry
+from mendscan.volumes.world import warn_orientation_unknown
 
 __all__ = ["LONGEST_HEADER", "native_geometry", "parse_header", "scan_shape", "usable_header", "voxel_byte_range"]
 
@@ -83,7 +84,7 @@ def usable_header(header: nib.Nifti1Header, *, where: object) -> nib.Nifti1Heade
     _check_offset(float(header["vox_offset"]), header.sizeof_hdr, where)
     _check_voxel_sizes(header, where)
     repaired = header.copy()
-    repaired.check_fix(logger=_NamedLogger(_LOGGER, {"where": where}))
+    repaired.check_fix(logger=_Repairs(_LOGGER, {"where": where}))
     return repaired
 
 
@@ -139,9 +140,11 @@ def native_geometry(header: nib.Nifti1Header, shape: tuple[int, int, int], *, wh
     if sform_code == 0 and qform_code and qform is None:
         raise GeometryError("the qform is no rotation", where=where, remedy="convert the scan again from its source")
     if sform_code == 0 and qform_code == 0:
-        _LOGGER.warning("%s: orientation unknown (sform_code and qform_code are 0); left and right are a guess", where)
+        warn_orientation_unknown(where, "sform_code and qform_code are 0")
     affine = np.array(header.get_best_affine(), dtype=np.float64)
     geometry = array_geometry(shape, affine, where=where)
+    if qform_code and qform is None:
+        remark(where, "W_QFORM", "the qform is no rotation; the sform is used")
     if qform is not None:
         _warn_if_different(affine, qform, shape, where)
     return NativeGeometry(
@@ -157,11 +160,11 @@ def native_geometry(header: nib.Nifti1Header, shape: tuple[int, int, int], *, wh
     )
 
 
-class _NamedLogger(logging.LoggerAdapter[logging.Logger]):
+class _Repairs(logging.LoggerAdapter[logging.Logger]):
     # nibabel's remarks on repairs do not say which file they are about.
-    def process(self, msg: object, kwargs: MutableMapping[str, Any]) -> tuple[object, MutableMapping[str, Any]]:
-        where = self.extra["where"] if self.extra else ""
-        return f"{where}: {msg}", kwargs
+    def log(self, level: int, msg: object, *_: object, **__: Any) -> None:
+        if level >= logging.WARNING and self.extra:
+            remark(self.extra["where"], "W_REPAIRED", f"in the header, {msg}")
 
 
 def _endianness(head: bytes, size: int) -> str | None:
@@ -192,7 +195,8 @@ def _warn_if_different(affine: Affine, qform: Affine, shape: tuple[int, int, int
     corners = np.array([[i, j, k, 1] for i in (0, shape[0]) for j in (0, shape[1]) for k in (0, shape[2])])
     distance = float(np.linalg.norm(corners @ (affine - qform).T, axis=1).max())
     if distance > SFORM_QFORM_TOLERANCE_MM:
-        _LOGGER.warning("%s: sform and qform differ by up to %.1f mm; the sform is used", where, distance)
+        message = f"sform and qform differ by up to {distance:.1f} mm; the sform is used"
+        remark(where, "W_SFORM_QFORM", message)
 
 
 def _check_datatype(datatype: int, where: object) -> None:

@@ -9,7 +9,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -24,9 +24,11 @@ from mendscan.volumes.dicom_headers import dicom_files, is_dicom
 from mendscan.volumes.dicom_pixels import read_dicom
 from mendscan.volumes.dicom_series import DicomFolder, folder_name, series_of_files, series_path
 from mendscan.volumes.faults import reading_errors
+from mendscan.volumes.foreign import refuse_half_of_a_pair, unread_scans
 from mendscan.volumes.metaimage import is_metaimage, read_metaimage
 from mendscan.volumes.nrrd import NRRD_MAGIC, read_nrrd
 from mendscan.volumes.payload import CHUNK_VOXELS, float32_voxels
+from mendscan.volumes.remarks import remark, remarks_kept
 from mendscan.volumes.volume import NativeGeometry, Volume, array_geometry, oriented_volume, volume_from_array
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "look_through",
     "read_values",
     "read_volume",
+    "same_names",
 ]
 
 Scan: TypeAlias = str | os.PathLike[str] | Volume | tuple[Shaped[np.ndarray, "I J K"], Shaped[np.ndarray, "4 4"]]
@@ -66,10 +69,12 @@ class FoundScans:
     Attributes:
         scans: Paths that `read_volume` takes, in order.
         notes: What was left out, or is odd, with the folder.
+        others: Files that are no scans by their names and their beginnings; hidden ones are not listed.
     """
 
     scans: tuple[Path, ...]
     notes: tuple[_Note, ...]
+    others: tuple[Path, ...] = ()
 
 
 def read_volume(path: str | os.PathLike[str], *, name: str | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> Volume:
@@ -101,9 +106,10 @@ def read_volume(path: str | os.PathLike[str], *, name: str | None = None, max_by
         mendscan.errors.UnreadableScanError: missing.nii.gz: no such file; check the path
     """
     where = os.fspath(path) if name is None else name
-    with reading_errors(where):
+    with reading_errors(where), remarks_kept(logged=True) as remarks:
         voxels, native = _voxels_and_geometry(Path(path), max_bytes, where)
-        return oriented_volume(voxels, native, name=case_name(path) if name is None else name, where=where)
+        volume = oriented_volume(voxels, native, name=case_name(path) if name is None else name, where=where)
+        return replace(volume, remarks=tuple(remarks))
 
 
 def as_volume(scan: Scan) -> Volume:
@@ -186,9 +192,9 @@ def look_through(path: str | os.PathLike[str], progress: Progress | None = None)
         if not root.exists() and not _is_series(root):
             raise CohortError("no such file or folder", where=path, code="E_NOT_FOUND", remedy="check the path")
         return FoundScans((root,), ())
-    scans, candidates, notes = _listed_below(root)
+    scans, candidates, others, notes = _listed_below(root)
     series, more = _series_below(candidates, progress or Silent())
-    notes += more
+    notes += [*more, *unread_scans(others)]
     if not scans and not series:
         raise CohortError(
             "no scans found",
@@ -198,7 +204,16 @@ def look_through(path: str | os.PathLike[str], progress: Progress | None = None)
             expected="NIfTI, NRRD, MetaImage or DICOM files",
             remedy="check the path",
         )
-    return FoundScans(tuple(sorted([*scans, *series])), tuple(notes))
+    return FoundScans(tuple(sorted([*scans, *series])), tuple(notes), tuple(sorted(others)))
+
+
+def same_names(scans: Sequence[Path]) -> list[list[Path]]:
+    """Return the scans whose case names some file system cannot hold apart, together."""
+    paths_of = defaultdict(list)
+    for scan in scans:
+        # Some hold neither upper and lower case nor two spellings of an accent apart.
+        paths_of[unicodedata.normalize("NFC", case_name(scan)).casefold()].append(scan)
+    return [paths for paths in paths_of.values() if len(paths) > 1]
 
 
 def case_name(path: str | os.PathLike[str]) -> str:
@@ -243,6 +258,7 @@ def _format_of(path: Path) -> _Format:
 
 
 def _nifti(path: Path, max_bytes: int, where: str) -> tuple[Float32[np.ndarray, "I J K"], NativeGeometry]:
+    refuse_half_of_a_pair(path, where)
     with open_voxels(path, max_bytes=max_bytes, where=where) as stream:
         voxels = float32_voxels(
             stream.chunks(CHUNK_VOXELS),
@@ -252,7 +268,7 @@ def _nifti(path: Path, max_bytes: int, where: str) -> tuple[Float32[np.ndarray, 
             remedy="correct scl_slope and scl_inter",
         )
         if stream.native.mm_per_unit != 1.0:
-            _LOGGER.warning("%s: the spatial unit is not the millimetre; the affine is converted", where)
+            remark(where, "W_UNIT", "the spatial unit is not the millimetre; the affine is converted")
         return voxels, stream.native
 
 
@@ -265,22 +281,25 @@ def _is_series(path: Path) -> bool:
     return path in [series_path(path.parent, series) for series in found.series]
 
 
-def _listed_below(root: Path) -> tuple[list[Path], list[tuple[Path, list[Path]]], list[_Note]]:
-    """Return the scans that are known by their names, and the DICOM files of each folder that has some."""
+def _listed_below(root: Path) -> tuple[list[Path], list[tuple[Path, list[Path]]], list[Path], list[_Note]]:
+    """Return the scans that are known by their names, the DICOM files of each folder that has some, and the rest."""
     scans: list[Path] = []
+    others: list[Path] = []
     dicom: list[tuple[Path, list[Path]]] = []
     notes: list[_Note] = []
     for folder, subfolders, names in os.walk(root, onerror=_raise_unlisted):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        visible = (name for name in names if not name.startswith("."))
-        scans += [Path(folder, name) for name in visible if name.lower().endswith(_SUFFIXES)]
+        visible = [Path(folder, name) for name in names if not name.startswith(".")]
+        named = [path for path in visible if path.name.lower().endswith(_SUFFIXES)]
+        scans += named
         with _listing_errors(folder):
             files, closed = dicom_files(Path(folder))
         if closed:
             notes.append((Path(folder), f"{closed} files cannot be opened; whether they are DICOM is unknown"))
         if files:
             dicom.append((Path(folder), files))
-    return scans, dicom, notes
+        others += set(visible) - {*named, *files}
+    return scans, dicom, others, notes
 
 
 def _series_below(folders: list[tuple[Path, list[Path]]], progress: Progress) -> tuple[list[Path], list[_Note]]:
@@ -322,13 +341,9 @@ def _raise_unlisted(error: OSError) -> None:
 
 
 def _check_case_names(scans: Sequence[Path], path: str | os.PathLike[str]) -> None:
-    paths_of = defaultdict(list)
-    for scan in scans:
-        # Some file systems hold neither upper and lower case nor two spellings of an accent apart.
-        paths_of[unicodedata.normalize("NFC", case_name(scan)).casefold()].append(os.fspath(scan))
-    duplicates = [paths for paths in paths_of.values() if len(paths) > 1]
+    duplicates = same_names(scans)
     if duplicates:
-        shown = [" and ".join(paths) for paths in itertools.islice(duplicates, _SHOWN_DUPLICATES)]
+        shown = [" and ".join(map(os.fspath, paths)) for paths in itertools.islice(duplicates, _SHOWN_DUPLICATES)]
         raise CohortError(
             "scans with the same case name",
             where=path,

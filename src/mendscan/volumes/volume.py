@@ -17,6 +17,7 @@ from jaxtyping import Float, Float32, Shaped
 
 from mendscan.errors import GeometryError, IntensityError
 from mendscan.shapes import Affine, VoxelsXYZ
+from mendscan.volumes.remarks import Remark
 
 __all__ = ["NativeGeometry", "Volume", "array_geometry", "oriented_volume", "ras_orientation", "volume_from_array"]
 
@@ -77,6 +78,7 @@ class Volume:
         affine: Index into `voxels_XYZ` to millimetres in RAS+.
         name: Case name: the file's name without ``.nii`` or ``.nii.gz``.
         native: The geometry of the file.
+        remarks: What is odd about the file, although it can be used.
 
     Example:
         >>> left_to_right_flipped = np.diag([-2.0, 2.0, 3.0, 1.0])
@@ -94,6 +96,7 @@ class Volume:
     affine: Affine
     name: str
     native: NativeGeometry
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

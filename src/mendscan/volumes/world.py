@@ -6,19 +6,16 @@ They count to the left, to the back and to the top (LPS+); NIfTI, and mendscan, 
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 from jaxtyping import Float
 
 from mendscan.shapes import Affine
+from mendscan.volumes.remarks import remark
 
 __all__ = ["LPS_TO_RAS", "homogeneous", "warn_orientation_unknown"]
 
 LPS_TO_RAS: Affine = np.diag([-1.0, -1.0, 1.0, 1.0])
 """A map from millimetres to millimetres; its own inverse."""
-
-_LOGGER = logging.getLogger(__name__)
 
 
 def homogeneous(axes: Float[np.ndarray, "3 3"], origin: Float[np.ndarray, " 3"]) -> Affine:
@@ -33,6 +30,6 @@ def homogeneous(axes: Float[np.ndarray, "3 3"], origin: Float[np.ndarray, " 3"])
     return affine
 
 
-def warn_orientation_unknown(where: str, why: str) -> None:
+def warn_orientation_unknown(where: object, why: str) -> None:
     """Say that nobody knows left from right."""
-    _LOGGER.warning("%s: orientation unknown (%s); left and right are a guess", where, why)
+    remark(where, "W_ORIENTATION", f"orientation unknown ({why}); left and right are a guess")

@@ -1,0 +1,44 @@
+"""Which scans can be used: asked before training or detection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mendscan.cli.app import app
+from mendscan.exits import EXIT_ALL_FAILED, EXIT_SOME_FAILED, reports_errors
+
+__all__ = ["check"]
+
+
+@app.command()
+@reports_errors
+def check(
+    paths: Annotated[list[Path], typer.Argument(help="Scans, and folders of scans at any depth.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    max_memory: Annotated[
+        float, typer.Option(min=0.001, help="The most that one scan's voxels may take as float32, in GiB.")
+    ] = 4.0,
+    workers: Annotated[int | None, typer.Option(min=0, help="Cores to use; all by default.")] = None,
+) -> None:
+    """Read every scan and say what is wrong or odd, all at once; nothing is written.
+
+    Example: mendscan check new_scans --json
+    """
+    import json
+    from contextlib import nullcontext
+
+    from mendscan.console import ConsoleProgress
+    from mendscan.console_check import show_checked, told_on_stderr
+    from mendscan.volumes.checking import check_scans
+
+    with told_on_stderr() if as_json else nullcontext(), ConsoleProgress() as progress:
+        report = check_scans(paths, max_bytes=int(max_memory * 2**30), workers=workers, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(report.as_json(), indent=2, sort_keys=True))
+    else:
+        show_checked(report)
+    if report.failed:
+        raise typer.Exit(EXIT_ALL_FAILED if report.failed == len(report.scans) else EXIT_SOME_FAILED)

@@ -1,0 +1,238 @@
+"""Which of many scans can be used, and what is odd about the others: asked of all at once, before any work."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from nibabel.orientations import aff2axcodes
+
+from mendscan.errors import CohortError, MendscanError
+from mendscan.parallel import available_cores, each_in_processes
+from mendscan.progress import Progress, Silent
+from mendscan.shapes import Affine
+from mendscan.volumes.reading import DEFAULT_MAX_BYTES, FoundScans, look_through, read_volume, same_names
+from mendscan.volumes.remarks import Remark, remarks_kept
+from mendscan.volumes.volume import Volume
+
+__all__ = ["CheckReport", "CheckedScan", "check_scans", "few_values"]
+
+_FEW_VALUES = 16
+"""A scan of so few different intensities may be a label map."""
+_PLAUSIBLE_EXTENT_MM = (10.0, 3000.0)
+"""Sides of a field of view; a mouse and a whole person lie within."""
+_SHEAR_DEGREES = 0.5
+_SCANS_PER_PROCESS = 4
+"""Fewer are read sooner than another process has started."""
+
+
+@dataclass(frozen=True)
+class CheckedScan:
+    """What a check found out about one scan.
+
+    Attributes:
+        path: As it was given, or found in the folder given.
+        status: ``ok`` or ``failed``.
+        code: What is wrong, such as ``E_TRUNCATED``; empty if nothing is.
+        message: The same in one line.
+        warnings: What is odd although the scan can be used.
+        shape: Voxels along the file's own axes; None if it cannot be used, as the rest.
+        spacing_mm: Voxel size along them.
+        orientation: Where they lead, such as ``LAS``; ``???`` if the file does not say.
+        content_hash: SHA-256 of voxels and affine, the same in any format.
+    """
+
+    path: str
+    status: str
+    code: str = ""
+    message: str = ""
+    warnings: tuple[Remark, ...] = ()
+    shape: tuple[int, int, int] | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    orientation: str | None = None
+    content_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a check found out.
+
+    Attributes:
+        scans: Every scan, in the order of the paths given.
+        notes: What was left out of a folder, or is odd about it, with its path.
+        passed_over: Files that are no scans.
+    """
+
+    scans: tuple[CheckedScan, ...]
+    notes: tuple[tuple[str, str], ...]
+    passed_over: tuple[str, ...]
+
+    @property
+    def failed(self) -> int:
+        """How many scans cannot be used."""
+        return sum(scan.status == "failed" for scan in self.scans)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as dictionaries and lists."""
+        return {
+            "format": 1,
+            "usable": len(self.scans) - self.failed,
+            "failed": self.failed,
+            "scans": [asdict(scan) for scan in self.scans],
+            "notes": [{"path": path, "message": message} for path, message in self.notes],
+            "passed_over": list(self.passed_over),
+        }
+
+
+def check_scans(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Read every scan as training and detection would, and say of each whether it can be used.
+
+    A scan fails too if another of the same folder has its case name, for both commands would refuse the folder.  Scans
+    of equal content are warned of.
+
+    Args:
+        paths: Scans and folders.
+        max_bytes: The most that the voxels of one scan may take as float32.
+        workers: Processes; None = one per core, 0 = none beside this one.
+        progress: Told of every scan.
+
+    Returns:
+        The report; a path of which nothing can be read is a failed scan in it.
+    """
+    progress = progress or Silent()
+    found, failed = _found(paths, progress)
+    scans = list(dict.fromkeys(path for each in found for path in each.scans))
+    progress.begin("check", len(scans))
+    checked: dict[int, CheckedScan] = {}
+    processes = min(available_cores(), len(scans) // _SCANS_PER_PROCESS) if workers is None else workers
+    jobs = [(path, max_bytes) for path in scans]
+    for index, outcome in each_in_processes(_check_one, jobs, expected=MendscanError, workers=processes):
+        checked[index] = outcome if isinstance(outcome, CheckedScan) else _failure(scans[index], outcome)
+        progress.advance()
+    rows = [checked[index] for index in range(len(scans))]
+    return CheckReport(
+        (*_with_same_content(_with_same_names(rows, found)), *failed),
+        tuple((os.fspath(folder), note) for each in found for folder, note in each.notes),
+        tuple(os.fspath(path) for each in found for path in each.others),
+    )
+
+
+def few_values(voxels_XYZ: Float[np.ndarray, "X Y Z"]) -> int | None:
+    """Return the number of different intensities if it is at most 16; most scans are told by a thousand voxels."""
+    flat = voxels_XYZ.ravel()
+    if len(np.unique(flat[:: max(1, flat.size // 1000)])) > _FEW_VALUES:
+        return None
+    count = len(np.unique(flat))
+    return count if count <= _FEW_VALUES else None
+
+
+def _found(paths: Sequence[str | os.PathLike[str]], progress: Progress) -> tuple[list[FoundScans], list[CheckedScan]]:
+    found: list[FoundScans] = []
+    failed: list[CheckedScan] = []
+    for path in paths:
+        try:
+            found.append(look_through(path, progress))
+        except CohortError as error:
+            failed.append(_failure(path, error))
+    return found, failed
+
+
+def _check_one(path: Path, max_bytes: int) -> CheckedScan:
+    with remarks_kept() as remarks:
+        try:
+            volume = read_volume(path, max_bytes=max_bytes)
+        except MendscanError as error:
+            return _failure(path, error, remarks)
+    remarks += _oddities(volume, remarks)
+    native = volume.native
+    unknown = any(each.code == "W_ORIENTATION" for each in remarks)
+    return CheckedScan(
+        os.fspath(path),
+        "ok",
+        warnings=tuple(remarks),
+        shape=native.shape,
+        spacing_mm=tuple(
+            float(f"{side * native.mm_per_unit:.6g}") for side in np.linalg.norm(native.affine[:3, :3], axis=0)
+        ),
+        orientation="???" if unknown else "".join(code or "?" for code in aff2axcodes(native.affine)),
+        content_hash=volume.content_hash,
+    )
+
+
+def _failure(path: str | os.PathLike[str], error: MendscanError, remarks: Sequence[Remark] = ()) -> CheckedScan:
+    return CheckedScan(os.fspath(path), "failed", error.code, str(error), tuple(remarks))
+
+
+def _oddities(volume: Volume, known: Sequence[Remark]) -> list[Remark]:
+    """Return what a reader need not care about, but the user may."""
+    found = []
+    low, high = _PLAUSIBLE_EXTENT_MM
+    if not all(low <= side <= high for side in volume.extent_mm):
+        sides = " x ".join(f"{side:.3g}" for side in volume.extent_mm)
+        found.append(Remark("W_EXTENT", f"the field of view is {sides} mm; is the voxel size right?"))
+    degrees = _shear_degrees(volume.affine)
+    if degrees > _SHEAR_DEGREES and not any(each.code == "W_SHEAR" for each in known):
+        message = f"the axes are sheared by {degrees:.1f} degrees; some programs cannot show a sheared map"
+        found.append(Remark("W_SHEAR", message))
+    values = few_values(volume.voxels_XYZ)
+    if values is not None:
+        found.append(Remark("W_LABELS", f"only {values} different values: a label map or a mask?"))
+    return found
+
+
+def _shear_degrees(affine: Affine) -> float:
+    """Return by how much the angle between two axes differs most from a right one."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = np.abs(axes.T @ axes)[np.triu_indices(3, 1)]
+    return math.degrees(math.asin(min(1.0, float(cosines.max()))))
+
+
+def _with_same_names(rows: Sequence[CheckedScan], found: Sequence[FoundScans]) -> list[CheckedScan]:
+    others: dict[str, list[str]] = {}
+    for each in found:
+        for paths in same_names(each.scans):
+            texts = list(map(os.fspath, paths))
+            others |= {text: [other for other in texts if other != text] for text in texts}
+    return [_name_taken(row, others[row.path]) if row.path in others and not row.code else row for row in rows]
+
+
+def _name_taken(row: CheckedScan, others: Sequence[str]) -> CheckedScan:
+    error = CohortError(
+        "another scan has the same case name",
+        where=row.path,
+        code="E_DUPLICATE_NAME",
+        found=" and ".join(others),
+        expected="one file per name",
+        remedy="rename them or run them apart",
+    )
+    return replace(row, status="failed", code=error.code, message=str(error))
+
+
+def _with_same_content(rows: Sequence[CheckedScan]) -> list[CheckedScan]:
+    same: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row.content_hash:
+            same[row.content_hash].append(row.path)
+    return [_content_repeated(row, same.get(row.content_hash or "", [])) for row in rows]
+
+
+def _content_repeated(row: CheckedScan, same: Sequence[str]) -> CheckedScan:
+    if len(same) < 2:
+        return row
+    first = next(path for path in same if path != row.path)
+    more = f" and {len(same) - 2} more" if len(same) > 2 else ""
+    repeated = Remark("W_SAME_CONTENT", f"the same voxels at the same place as {first}{more}")
+    return replace(row, warnings=(*row.warnings, repeated))
