@@ -89,11 +89,12 @@ def write_chunks(
 
 
 @contextmanager
-def write_errors(where: object) -> Iterator[None]:
+def write_errors(where: object, *, needed: int | None = None) -> Iterator[None]:
     """Turn what the system says of a failed write in the block into a `WriteError` that names the file.
 
     Args:
         where: The file.
+        needed: Its size in bytes, where that is known.
 
     Raises:
         WriteError: E_NO_SPACE with the space that is left, if there is too little; else E_WRITE.
@@ -107,6 +108,7 @@ def write_errors(where: object) -> Iterator[None]:
             where=where,
             code="E_NO_SPACE" if full else None,
             found=f"{getattr(error, 'strerror', None) or error}{_space_left(where) if full else ''}",
+            expected=f"{needed / 1e6:.1f} MB" if full and needed else None,
             remedy="check that the folder exists, may be written to and has space left",
         ) from error
 
