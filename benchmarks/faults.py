@@ -31,6 +31,7 @@ import numpy as np
 
 import mendscan
 from mendscan import parallel
+from mendscan.errors import ModelError
 from mendscan.training import run
 
 SETTINGS = (
@@ -71,10 +72,12 @@ def train(healthy: Path, model: Path, aim: Callable[[], None] | None = None) -> 
         aim()
     run._SAVE_EVERY_SECONDS = -1.0
     parallel.available_cores = lambda: 0
-    if (model / "manifest.json").exists() and not (model / "work").exists():
-        return
-    resume = (model / "work").exists()
-    mendscan.train(healthy, model, steps=STEPS, device="cpu", assignments=SETTINGS, resume=resume)
+    resume = (model / "work").exists() or (model / "manifest.json").exists()
+    try:
+        mendscan.train(healthy, model, steps=STEPS, device="cpu", assignments=SETTINGS, resume=resume)
+    except ModelError as error:
+        if error.code != "E_EXISTS":  # it was killed when all was done
+            raise
 
 
 def in_a_child(work: Callable[[], None], log: Path) -> int:
@@ -183,9 +186,9 @@ def survive(healthy: Path, model: Path, kills: int, rng: random.Random, calls: i
     used = 0
     while True:
         aimed = rng.random() < IN_A_WRITE
-        at, before, after = rng.randint(1, calls), rng.random() < 0.5, rng.uniform(0, seconds)
+        at, before = 1 + int(calls * rng.random() ** 2), rng.random() < 0.5  # a resumed one makes fewer
 
-        aim = partial(kill_in_write, at, before) if aimed else partial(kill_after, after)
+        aim = partial(kill_in_write, at, before) if aimed else partial(kill_after, rng.uniform(0, seconds))
         code = in_a_child(partial(train, healthy, model, aim if used < kills else None), log)
         if code == 0:
             return used

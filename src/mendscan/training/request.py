@@ -69,6 +69,8 @@ def _check_folder(folder: Path, *, resume: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ModelError("the model folder is a file", where=folder, remedy="name another folder")
     started = is_started(folder)
+    if resume and (folder / "manifest.json").exists() and not (folder / "work").is_dir():
+        raise ModelError("the training is complete", where=folder, code="E_EXISTS", remedy="there is nothing to resume")
     if resume and not (folder / "work").is_dir():
         raise ModelError("nothing to resume", where=folder, code="E_RESUME", remedy="train without --resume")
     if not resume and (folder / "manifest.json").exists():

@@ -48,7 +48,16 @@ from mendscan.training.stages import (
     validation_slices,
     vqvae_loss,
 )
-from mendscan.training.workplace import Workplace, clear_work, close_work, is_started, read_plan, workplace, write_plan
+from mendscan.training.workplace import (
+    Workplace,
+    clear_work,
+    close_work,
+    is_started,
+    read_plan,
+    sweep_finished,
+    workplace,
+    write_plan,
+)
 from mendscan.volumes.reading import find_scans
 
 __all__ = ["TrainingSummary", "train"]
@@ -119,6 +128,7 @@ def train(
     """
     folder, target = Path(model), choose_device(device)
     budget = Budget(minutes, steps, epochs)
+    sweep_finished(folder)
     check_request(folder, preset, budget, assignments, resume=resume)
     if epochs is not None:
         assignments = [*assignments, f"training.epochs={epochs}"]

@@ -16,10 +16,19 @@ from typing import Any, NamedTuple
 
 from mendscan.errors import Interrupted, MendscanError, ModelError
 from mendscan.training.interrupts import StopRequest, stop_requests
-from mendscan.volumes.locking import locked
+from mendscan.volumes.locking import LOCK_NAME, locked
 from mendscan.volumes.writing import make_folder, remove_leftovers, write_json
 
-__all__ = ["Workplace", "clear_work", "close_work", "is_started", "read_plan", "workplace", "write_plan"]
+__all__ = [
+    "Workplace",
+    "clear_work",
+    "close_work",
+    "is_started",
+    "read_plan",
+    "sweep_finished",
+    "workplace",
+    "write_plan",
+]
 
 _PLAN = "plan.json"
 _FINISHED = ".work-finished"
@@ -118,6 +127,18 @@ def close_work(folder: Path) -> None:
     with suppress(OSError):
         (folder / "work").rename(folder / _FINISHED)
     shutil.rmtree(folder / _FINISHED, ignore_errors=True)
+
+
+def sweep_finished(folder: Path) -> None:
+    """Remove what a training that was killed at its very end left beside the complete model.
+
+    Raises:
+        WriteError: If it is not over yet (E_LOCKED), or the folder cannot be written to.
+    """
+    complete = (folder / "manifest.json").is_file() and not (folder / "work").exists()
+    if complete and any((folder / name).exists() for name in (_FINISHED, LOCK_NAME)):
+        with locked(folder, "training"):
+            close_work(folder)
 
 
 def _digest(plan: dict[str, Any]) -> str:
