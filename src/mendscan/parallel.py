@@ -7,8 +7,10 @@ loky, scikit-learn's pool, is used because a script that calls mendscan needs no
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from loky import ProcessPoolExecutor, as_completed
@@ -45,14 +47,31 @@ def each_in_processes(
         yield from _each_here(work, jobs, expected, initializer, initargs)
         return
     with ProcessPoolExecutor(count, initializer=initializer, initargs=initargs) as pool:
-        futures = {pool.submit(work, *job): index for index, job in enumerate(jobs)}
         try:
+            with _signals_held_back():
+                futures = {pool.submit(work, *job): index for index, job in enumerate(jobs)}
             for future in as_completed(futures):
                 error = future.exception()
                 yield futures[future], error if isinstance(error, expected) else future.result()
         except BaseException:
             pool.shutdown(wait=False, kill_workers=True)
             raise
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Processes that begin in the block never hear of signals to stop, which a terminal or a batch system sends to all.
+
+    They belong to the process that began them: it hears, and ends them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def each_in_threads(work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], *, workers: int) -> list[Any]:

@@ -108,7 +108,7 @@ def test_stopped_and_resumed_equals_uninterrupted(fitted, cohort, tmp_path):
 
 def test_a_finished_training_is_not_done_again(fitted, cohort):
     baseline, folder = fitted
-    checkpoint = folder / "work" / f"{baseline.name}.safetensors"
+    checkpoint = folder / "work" / f"{baseline.name}-{STEPS:08d}.safetensors"
     before = checkpoint.stat().st_mtime_ns
     again = fit_baseline(baseline.name, cohort, Budget(steps=STEPS), training_folder(folder))
     assert weights(again) == weights(baseline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 from functools import partial
@@ -15,7 +16,7 @@ from mendscan.cohort import store as store_module
 from mendscan.cohort.preparing import prepare
 from mendscan.cohort.store import Split, measure_cohort, prepare_cohort, split_by_content
 from mendscan.config import PRESETS, Settings, override
-from mendscan.errors import CohortError, UnreadableScanError
+from mendscan.errors import CohortError, UnreadableScanError, WriteError
 from mendscan.parallel import each_in_processes
 from mendscan.volumes import find_scans, read_volume, write_map
 from volumes.dicom_files import write_series
@@ -267,4 +268,52 @@ def test_what_broke_off_is_done_again(paths: list[Path], tmp_path: Path) -> None
     away.rename(paths[3])
     store = prepare_cohort(paths, hashes, SETTINGS, tmp_path / "work", Listener())
     assert all(np.asarray(row, np.float32).std() > 0 for row in store.slices_NSHW)
-    assert [path.suffix for path in (tmp_path / "work").iterdir()] == [".npy"]
+    assert sorted(path.suffix for path in (tmp_path / "work").iterdir()) == [".json", ".npy"]
+
+
+# Faults
+
+
+def damage(kind: str, target: Path) -> None:
+    content = bytearray(target.read_bytes())
+    if kind == "cut off":
+        target.write_bytes(content[:-100])
+    elif kind == "empty":
+        target.write_bytes(b"")
+    elif kind == "one bit":
+        content[len(content) // 2] ^= 1
+        target.write_bytes(content)
+    else:
+        target.with_suffix(".json").unlink()
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("kind", ["cut off", "empty", "one bit", "no seal"])
+def test_a_damaged_store_is_noticed_and_made_anew(paths: list[Path], tmp_path: Path, kind: str) -> None:
+    arguments = (paths, HASHES[:9], SETTINGS, tmp_path / "work")
+    prepare_cohort(*arguments, Listener())
+    target = next((tmp_path / "work").glob("*.npy"))
+    before = target.read_bytes()
+    damage(kind, target)
+    listener = Listener()
+    prepare_cohort(*arguments, listener)
+    assert any("damaged" in line for line in listener.messages)
+    assert target.read_bytes() == before
+    listener = Listener()
+    prepare_cohort(*arguments, listener)
+    assert not listener.messages
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("call", ["posix_fallocate", "fsync"])
+def test_a_full_disk_is_said_with_path_and_space_and_leaves_nothing(paths, tmp_path, monkeypatch, call) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store_module.os, call, full)
+        with pytest.raises(WriteError, match=r"slices-.*No space left on device, [0-9.]+ MB free") as caught:
+            prepare_cohort(paths, HASHES[:9], SETTINGS, tmp_path / "work", Listener())
+    assert caught.value.code == "E_NO_SPACE"
+    assert not list((tmp_path / "work").iterdir())
+    prepare_cohort(paths, HASHES[:9], SETTINGS, tmp_path / "work", Listener())

@@ -9,7 +9,11 @@ def test_rewinding_forgets_what_will_be_done_again(tmp_path: Path) -> None:
         log.write("vqvae", step, loss=1.0)
     log.write("prior", 0, loss=2.0)
     log.rewind("vqvae", 3)
-    assert [(e["stage"], e["step"]) for e in log.entries()] == [("vqvae", 0), ("vqvae", 1), ("vqvae", 2)]
+    kept = [("vqvae", 0), ("vqvae", 1), ("vqvae", 2), ("prior", 0)]
+    assert [(e["stage"], e["step"]) for e in log.entries()] == kept
+    log.write("vqvae", 3, loss=1.0)
+    log.in_order(("vqvae", "prior"))
+    assert [(e["stage"], e["step"]) for e in log.entries()] == [*kept[:3], ("vqvae", 3), ("prior", 0)]
 
 
 def test_a_line_cut_off_by_a_crash_is_dropped(tmp_path: Path) -> None:
@@ -18,6 +22,15 @@ def test_a_line_cut_off_by_a_crash_is_dropped(tmp_path: Path) -> None:
     with log.path.open("a") as opened:
         opened.write('{"stage": "vqv')
     assert len(log.entries()) == 1
+    log.rewind("vqvae", 1)
+    log.write("vqvae", 1, loss=1.0)
+    assert len(log.entries()) == 2
+
+
+def test_damaged_lines_are_left_out(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.path.write_bytes(b'\xff\xfe\n[1]\n{"step": 1}\n{"stage": "vqvae", "step": 0}\n')
+    assert log.entries() == [{"stage": "vqvae", "step": 0}]
 
 
 def test_curves_are_drawn(tmp_path: Path) -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
+import json
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +19,15 @@ import numpy as np
 from mendscan.cohort.fingerprint import ScanFacts, scan_facts
 from mendscan.cohort.preparing import prepare
 from mendscan.config import PreparationSettings, Settings
-from mendscan.errors import CohortError, ScanError
+from mendscan.errors import CohortError, MendscanError, ScanError
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress
 from mendscan.volumes.reading import read_volume
+from mendscan.volumes.writing import make_folder, write_errors, write_json
 
 __all__ = ["SliceStore", "Split", "measure_cohort", "prepare_cohort", "split_by_content"]
 
+_STORED = np.dtype("<f2")
 SMALLEST_COHORT = 8
 """Fewer scans cannot be split into training, validation and calibration."""
 
@@ -105,29 +113,90 @@ def split_by_content(hashes: Sequence[str], settings: Settings) -> Split:
 def prepare_cohort(
     paths: Sequence[Path], hashes: Sequence[str], settings: Settings, folder: Path, progress: Progress
 ) -> SliceStore:
-    """Prepare every scan in parallel into `folder`/slices.npy, unless it is already complete there.
+    """Prepare every scan in parallel into one file of `folder`, unless it is there, whole.
+
+    A JSON file beside it holds its size and SHA-256; a file that does not agree is made anew, with a warning.
 
     Raises:
         ScanError: If a scan that was usable a moment ago is not any more.
+        WriteError: If there is no space for the slices (E_NO_SPACE), or they cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     target = folder / f"slices-{_store_key(hashes, settings.preparation)}.npy"
-    if not target.exists():
+    if not _is_whole(target, progress):
         _fill(paths, settings, target, progress)
     return SliceStore(np.load(target, mmap_mode="r"), tuple(hashes))
 
 
+def _is_whole(target: Path, progress: Progress) -> bool:
+    if not target.exists():
+        return False
+    try:
+        expected = json.loads(_seal(target).read_text(encoding="utf-8"))
+        if expected == {"bytes": target.stat().st_size, "sha256": _sha256(target)}:
+            return True
+    except (OSError, ValueError):
+        pass
+    progress.say(f"warning: {target.name} is damaged; the scans are prepared again")
+    return False
+
+
+def _seal(target: Path) -> Path:
+    return target.with_suffix(".json")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def _fill(paths: Sequence[Path], settings: Settings, target: Path, progress: Progress) -> None:
+    """Prepare the scans into a file beside `target`, which then takes its place; the seal comes last."""
     unfinished = target.with_suffix(".part")
-    shape = (len(paths), settings.slices, *settings.slice_shape)
-    np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape).flush()
-    progress.begin("prepare", len(paths))
-    jobs = [(path, settings.preparation, unfinished, row) for row, path in enumerate(paths)]
-    for _, outcome in each_in_processes(_prepare_into, jobs, expected=ScanError):
-        if isinstance(outcome, ScanError):
-            raise outcome
-        progress.advance()
-    unfinished.replace(target)
+    try:
+        _reserve(unfinished, (len(paths), settings.slices, *settings.slice_shape))
+        progress.begin("prepare", len(paths))
+        jobs = [(path, settings.preparation, unfinished, row) for row, path in enumerate(paths)]
+        for _, outcome in each_in_processes(_prepare_into, jobs, expected=MendscanError):
+            if isinstance(outcome, MendscanError):
+                raise outcome
+            progress.advance()
+        with write_errors(target):
+            _flush(unfinished)
+            seal = {"bytes": unfinished.stat().st_size, "sha256": _sha256(unfinished)}
+            unfinished.replace(target)
+        write_json(_seal(target), seal)
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def _reserve(path: Path, shape: tuple[int, ...]) -> None:
+    """Make a file for an array of zeros, float16, whose space on the disk is reserved where the system can do that."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": np.lib.format.dtype_to_descr(_STORED), "fortran_order": False, "shape": shape}
+    )
+    size = header.tell() + prod(shape) * _STORED.itemsize
+    with write_errors(path, needed=size), path.open("wb") as opened:
+        opened.write(header.getvalue())
+        opened.flush()
+        opened.truncate(size)
+        if hasattr(os, "posix_fallocate"):
+            _allocate(opened.fileno(), size)
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV}:  # the file system cannot reserve
+            raise
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as opened:
+        os.fsync(opened.fileno())
 
 
 def _measure(path: Path) -> ScanFacts:
@@ -136,9 +205,13 @@ def _measure(path: Path) -> ScanFacts:
 
 def _prepare_into(path: Path, settings: PreparationSettings, target: Path, row: int) -> None:
     prepared = prepare(read_volume(path), settings)
-    store = np.lib.format.open_memmap(target, mode="r+")
-    store[row] = prepared.slices_SHW
-    store.flush()
+    stored = np.ascontiguousarray(prepared.slices_SHW, dtype=_STORED)
+    # Written, not mapped: what a full disk refuses is then an error and not the end of the process.
+    with write_errors(target), target.open("rb+") as opened:
+        np.lib.format.read_magic(opened)
+        np.lib.format.read_array_header_1_0(opened)
+        opened.seek(row * stored.nbytes, os.SEEK_CUR)
+        opened.write(stored.tobytes())
 
 
 def _once_each(

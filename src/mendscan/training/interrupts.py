@@ -1,4 +1,4 @@
-"""Stop requests: Ctrl-C and SIGTERM end training at the next step, with everything saved."""
+"""Stop requests: signals end training at the next step, with everything saved; other work at once."""
 
 from __future__ import annotations
 
@@ -10,28 +10,58 @@ from types import FrameType
 
 __all__ = ["StopRequest", "stop_requests"]
 
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+"""Ctrl-C, the end of a batch job, the end of a terminal, and the warning before the end of a batch job."""
+
 
 class StopRequest:
-    """Whether someone asked to stop; a second request stops at once."""
+    """Whether someone asked to stop; a second request stops at once.
 
-    def __init__(self) -> None:
+    Attributes:
+        made: Whether it was asked for.
+        prompt: Whether the first request, too, stops at once, outside what is `deferred`.
+    """
+
+    def __init__(self, *, prompt: bool = False) -> None:
         self.made = False
+        self.prompt = prompt
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:
-        """Note the request (a signal handler)."""
-        if self.made:
-            raise KeyboardInterrupt
+        """Note the request (a signal handler).
+
+        Raises:
+            KeyboardInterrupt: To stop at once.
+        """
+        at_once = self.made or self.prompt
         self.made = True
+        if at_once:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Only note requests while the block lasts: it looks at `made` itself, between two steps."""
+        prompt, self.prompt = self.prompt, False
+        try:
+            yield
+        finally:
+            self.prompt = prompt
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a note for as long as the block lasts; outside the main thread, do nothing."""
-    request = StopRequest()
+def stop_requests(*, prompt: bool = False) -> Iterator[StopRequest]:
+    """Turn signals to stop into a note for as long as the block lasts; outside the main thread, do nothing.
+
+    A signal that is ignored, as under ``nohup``, stays so.
+
+    Args:
+        prompt: Whether a request stops at once, by a `KeyboardInterrupt`, outside what is deferred.
+    """
+    request = StopRequest(prompt=prompt)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, request) for number in heard}
     try:
         yield request
     finally:

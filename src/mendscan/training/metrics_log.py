@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mendscan.volumes.writing import write_text
+from mendscan.volumes.writing import write_bytes, write_errors, write_text
 
 __all__ = ["MetricsLog", "draw_curves"]
 
@@ -22,31 +25,64 @@ class MetricsLog:
         self.path = path
 
     def rewind(self, stage: str, step: int) -> None:
-        """Forget what was logged of `stage` from `step` on, and of it all later stages: it will be done again."""
-        kept: list[str] = []
-        for line in self._lines():
-            entry = json.loads(line)
-            if entry["stage"] == stage and entry["step"] >= step:
-                break
-            kept.append(line)
-        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        """Forget what was logged of `stage` from `step` on: it will be done again.
+
+        Raises:
+            WriteError: If the file cannot be written.
+        """
+        kept = [entry for entry in self.entries() if entry["stage"] != stage or entry["step"] < step]
+        self._rewrite(kept)
+
+    def in_order(self, stages: Sequence[str]) -> None:
+        """Put the stages in this order, whichever was done again last.
+
+        Raises:
+            WriteError: If the file cannot be written.
+        """
+        self._rewrite(sorted(self.entries(), key=lambda entry: stages.index(entry["stage"])))
 
     def write(self, stage: str, step: int, **figures: float) -> None:
-        """Append one line."""
+        """Append one line.
+
+        Raises:
+            WriteError: If it cannot be written.
+        """
         entry = {"stage": stage, "step": step} | {name: round(value, 6) for name, value in figures.items()}
-        with self.path.open("a", encoding="utf-8") as opened:
-            opened.write(json.dumps(entry) + "\n")
+        with write_errors(self.path), self.path.open("a", encoding="utf-8") as opened:
+            opened.write(_line(entry))
+
+    def flush(self) -> None:
+        """Have the disk hold what was written: a checkpoint must not outlive the lines before it.
+
+        Raises:
+            WriteError: If that fails.
+        """
+        if self.path.exists():
+            with write_errors(self.path), self.path.open("rb+") as opened:
+                os.fsync(opened.fileno())
 
     def entries(self) -> list[dict[str, Any]]:
-        """Return all lines."""
-        return [json.loads(line) for line in self._lines()]
-
-    def _lines(self) -> list[str]:
+        """Return all lines; one that a crash has cut off is left out."""
         if not self.path.exists():
             return []
-        text = self.path.read_text(encoding="utf-8")
-        # A line cut off by a crash has no end and is dropped.
-        return text[: text.rfind("\n") + 1].splitlines()
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [entry for entry in map(_entry, lines) if entry is not None]
+
+    def _rewrite(self, entries: Sequence[dict[str, Any]]) -> None:
+        write_text(self.path, "".join(map(_line, entries)))
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry) + "\n"
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(entry, dict) and isinstance(entry.get("stage"), str) and isinstance(entry.get("step"), int)
+    return entry if whole else None
 
 
 _BY_STEP = (
@@ -83,4 +119,6 @@ def draw_curves(entries: list[dict[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    write_bytes(path, drawn.getvalue())

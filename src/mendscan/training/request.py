@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mendscan.config import PRESETS
 from mendscan.errors import ModelError, SettingsError
+from mendscan.training.workplace import is_started
 
 __all__ = ["Budget", "check_request"]
 
@@ -67,8 +68,10 @@ def _check_epochs(epochs: int, preset: str, assignments: Sequence[str], *, resum
 def _check_folder(folder: Path, *, resume: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ModelError("the model folder is a file", where=folder, remedy="name another folder")
-    started = (folder / "work" / "plan.json").is_file()
-    if resume and not started:
+    started = is_started(folder)
+    if resume and (folder / "manifest.json").exists() and not (folder / "work").is_dir():
+        raise ModelError("the training is complete", where=folder, code="E_EXISTS", remedy="there is nothing to resume")
+    if resume and not (folder / "work").is_dir():
         raise ModelError("nothing to resume", where=folder, code="E_RESUME", remedy="train without --resume")
     if not resume and (folder / "manifest.json").exists():
         raise ModelError("there is a model already", where=folder, code="E_EXISTS", remedy="name another folder")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mendscan.config import Settings
 from mendscan.errors import Interrupted, MendscanError
 from mendscan.progress import Progress
-from mendscan.training.checkpoint import load_checkpoint, restore, save_checkpoint
+from mendscan.training.checkpoint import Checkpoints, restore
 from mendscan.training.epochs import EpochMean, Epochs
 from mendscan.training.interrupts import StopRequest
 from mendscan.training.loop import make_optimiser, train_steps
@@ -58,6 +58,7 @@ class StageRun:
         settings: The model's settings.
         where: Where it saves and logs itself.
         epochs: How its steps add up to epochs; hold-out figures are then computed after each, beside its mean loss.
+        basis: Digest of the networks that this one is trained on top of: with others, it begins anew.
     """
 
     name: str
@@ -67,13 +68,12 @@ class StageRun:
     settings: Settings
     where: StageFolder
     epochs: Epochs | None = None
+    basis: str = ""
     _epoch_mean: EpochMean | None = field(default=None, init=False)
     _saved_at: float = field(default=0.0, init=False)
 
-    @property
-    def checkpoint(self) -> Path:
-        """Where the stage saves itself."""
-        return self.where.work / f"{self.name}.safetensors"
+    def __post_init__(self) -> None:
+        self._checkpoints = Checkpoints(self.where.work, self.name, self.where.progress.say)
 
     def run(
         self, loss_of_step: Callable[[int], dict[str, Tensor]], validate: Callable[[int], dict[str, float]]
@@ -103,22 +103,28 @@ class StageRun:
             self._report(step, losses, validate)
             self._save_if_due(step + 1, optimiser)
 
-        train_steps(
-            parameters,
-            optimiser,
-            loss_of_step,
-            first_step=first_step,
-            steps=self.steps,
-            seed_name=f"{self.settings.seed}:{self.name}",
-            settings=self.settings.training,
-            after_step=after_step,
-        )
+        with self.where.stop.deferred():
+            train_steps(
+                parameters,
+                optimiser,
+                loss_of_step,
+                first_step=first_step,
+                steps=self.steps,
+                seed_name=f"{self.settings.seed}:{self.name}",
+                settings=self.settings.training,
+                after_step=after_step,
+            )
 
     def _resume(self, optimiser: torch.optim.Optimizer) -> int:
-        if not self.checkpoint.exists():
+        saved = self._checkpoints.newest(self.basis)
+        if saved is None:
             return 0
-        saved = load_checkpoint(self.checkpoint)
         restore(saved, self.network, optimiser)
+        if saved.facts["threads"] != torch.get_num_threads():
+            self.where.progress.say(
+                f"warning: this training began with {saved.facts['threads']} threads and goes on with "
+                f"{torch.get_num_threads()}: the model will be nearly, not exactly, the one of an unbroken run"
+            )
         if self._epoch_mean is not None:
             self._epoch_mean.total, self._epoch_mean.scans = saved.facts["epoch_mean"]
         return int(saved.facts["step"])
@@ -130,8 +136,13 @@ class StageRun:
                 where=f"{self.name}, step {step}",
                 code="E_DIVERGED",
                 found=losses,
-                remedy=f"lower training.learning_rate_{self.name}, or resume from the last checkpoint",
+                remedy=f"train anew with a lower {self._rate_setting}; the last good checkpoint stays",
             )
+
+    @property
+    def _rate_setting(self) -> str:
+        own = self.name == "discriminator"
+        return "discriminator.learning_rate" if own else f"training.learning_rate_{self.name}"
 
     def _report(self, step: int, losses: dict[str, float], validate: Callable[[int], dict[str, float]]) -> None:
         figures: dict[str, Any] = dict(losses)
@@ -153,10 +164,11 @@ class StageRun:
         done = steps_taken == self.steps
         if not (done or self.where.stop.made or time.monotonic() - self._saved_at > _SAVE_EVERY_SECONDS):
             return
-        facts: dict[str, Any] = {"step": steps_taken}
+        facts: dict[str, Any] = {"basis": self.basis, "threads": torch.get_num_threads()}
         if self._epoch_mean is not None:
             facts["epoch_mean"] = [self._epoch_mean.total, self._epoch_mean.scans]
-        save_checkpoint(self.checkpoint, self.network, optimiser, facts)
+        self.where.log.flush()
+        self._checkpoints.save(steps_taken, self.network, optimiser, facts)
         self._saved_at = time.monotonic()
         if self.where.stop.made and not done:
             raise Interrupted(

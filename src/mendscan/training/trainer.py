@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,11 +27,11 @@ from mendscan.progress import Progress, Silent
 from mendscan.training.budget import EpochEstimate, check_epochs, with_budget
 from mendscan.training.building import new_discriminator, new_networks, stage_steps
 from mendscan.training.calibrating import calibrate
+from mendscan.training.checkpoint import state_digest
 from mendscan.training.choosing import choose_detection
 from mendscan.training.discriminating import ScanData, discriminator_loss, validate_discriminator
 from mendscan.training.epochs import Epochs
 from mendscan.training.gating import learn_gate
-from mendscan.training.interrupts import stop_requests
 from mendscan.training.loop import LossOfStep
 from mendscan.training.metrics_log import MetricsLog, draw_curves
 from mendscan.training.model_card import model_card
@@ -50,10 +48,22 @@ from mendscan.training.stages import (
     validation_slices,
     vqvae_loss,
 )
+from mendscan.training.workplace import (
+    Workplace,
+    clear_work,
+    close_work,
+    is_started,
+    read_plan,
+    sweep_finished,
+    workplace,
+    write_plan,
+)
 from mendscan.volumes.reading import find_scans
-from mendscan.volumes.writing import make_folder, write_json
 
 __all__ = ["TrainingSummary", "train"]
+
+STAGES = ("vqvae", "prior", "discriminator")
+"""In the order in which they are trained."""
 
 
 @dataclass(frozen=True)
@@ -110,44 +120,82 @@ def train(
     Raises:
         CohortError: If the scans cannot be used.
         SettingsError: If settings contradict each other or the scans.
-        ModelError: If `model` holds something else.
+        ModelError: If `model` holds something else, or what a stopped training left there is damaged.
+        WriteError: If another training is at work in `model` (E_LOCKED), or something cannot be written; a training
+            that had begun can be resumed.
+        MendscanError: If the loss is no longer finite (E_DIVERGED).
         Interrupted: If it was stopped; it can be resumed.
     """
-    progress = progress or Silent()
     folder, target = Path(model), choose_device(device)
     budget = Budget(minutes, steps, epochs)
+    sweep_finished(folder)
     check_request(folder, preset, budget, assignments, resume=resume)
     if epochs is not None:
         assignments = [*assignments, f"training.epochs={epochs}"]
+    request = _Request(preset, budget, seed, tuple(assignments), on_plan, on_estimate)
+    with workplace(folder) as place:
+        # Another training may have ended there since.
+        check_request(folder, preset, budget, assignments, resume=resume)
+        summary = _train(Path(healthy), folder, request, place, target, progress or Silent())
+        close_work(folder)
+    return summary
+
+
+class _Request(NamedTuple):
+    preset: str
+    budget: Budget
+    seed: int
+    assignments: tuple[str, ...]
+    on_plan: Callable[[Plan], None] | None
+    on_estimate: Callable[[EpochEstimate], None] | None
+
+
+def _train(
+    healthy: Path, folder: Path, request: _Request, place: Workplace, device: torch.device, progress: Progress
+) -> TrainingSummary:
     paths, facts = measure_cohort(find_scans(healthy, progress), progress)
     hashes = [fact.content_hash for fact in facts]
-    if resume:
-        asked = [*assignments, *([f"training.steps={steps}"] if steps else [])]
-        plan = _resumed_plan(folder / "work", facts, asked)
-    else:
-        plan = new_plan(preset, facts, seed=seed, assignments=assignments, device=target)
-        check_epochs(plan.settings, budget)
-    split = split_by_content(hashes, plan.settings)
-    work = make_folder(folder / "work")
-    store = prepare_cohort(paths, hashes, plan.settings, work, progress)
-    if not resume:
-        data = slice_data(store, split.train, plan.settings, target)
-        plan = with_budget(plan, data, budget, progress, on_estimate)
-        write_json(work / "plan.json", {**plan.to_json(), "hashes": sorted(hashes)})
-    if on_plan is not None:
-        on_plan(plan)
+    plan, split, store = _prepared(paths, facts, request, place.work, device, progress)
+    if request.on_plan is not None:
+        request.on_plan(plan)
     started, log = time.monotonic(), MetricsLog(folder / "metrics.jsonl")
-    with stop_requests() as stop:
-        networks = _train_networks(plan.settings, store, split, target, StageFolder(work, log, progress, stop))
+    networks = _train_networks(plan.settings, store, split, device, StageFolder(place.work, log, progress, place.stop))
     by_hash = dict(zip(hashes, paths, strict=True))
     plan, networks = _with_chosen(plan, networks, split, by_hash, progress)
     acquisition = _acquisition(plan.settings, store, split, progress)
     gate = learn_gate(paths, facts, progress)
     held_out = [by_hash[content] for content in split.calibration]
     calibration = calibrate(networks, held_out, acquisition, progress, gate=gate)
+    log.in_order(STAGES)
     figures = _save_model(folder, plan, split, networks, calibration, log)
-    shutil.rmtree(work)
     return TrainingSummary(folder, plan, figures | {"seconds": time.monotonic() - started})
+
+
+def _prepared(
+    paths: Sequence[Path],
+    facts: Sequence[ScanFacts],
+    request: _Request,
+    work: Path,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[Plan, Split, SliceStore]:
+    """Return the plan, made anew or that of the stopped training, the split and the prepared slices."""
+    hashes = [fact.content_hash for fact in facts]
+    resumed = is_started(work.parent)
+    if resumed:
+        steps = [f"training.steps={request.budget.steps}"] if request.budget.steps else []
+        plan = _resumed_plan(work, facts, [*request.assignments, *steps])
+    else:
+        clear_work(work)
+        plan = new_plan(request.preset, facts, seed=request.seed, assignments=request.assignments, device=device)
+        check_epochs(plan.settings, request.budget)
+    split = split_by_content(hashes, plan.settings)
+    store = prepare_cohort(paths, hashes, plan.settings, work, progress)
+    if not resumed:
+        data = slice_data(store, split.train, plan.settings, device)
+        plan = with_budget(plan, data, request.budget, progress, request.on_estimate)
+        write_plan(work, {**plan.to_json(), "hashes": sorted(hashes)})
+    return plan, split, store
 
 
 def _save_model(
@@ -192,7 +240,8 @@ def _train_networks(
     loss = _prior_loss(prior, vqvae, training, where.progress)
     held_out = _encode(vqvae, validation, 1, where.progress)
     most = validation_slices(len(validation.scans), settings)
-    StageRun("prior", prior, settings.training.learning_rate_prior, steps.prior, settings, where, epochs).run(
+    rate, basis = settings.training.learning_rate_prior, state_digest(vqvae)
+    StageRun("prior", prior, rate, steps.prior, settings, where, epochs, basis).run(
         loss, lambda _: validate_prior(prior, held_out, slices=most)
     )
     discriminator = _train_discriminator(settings, store, split, device, where)
@@ -275,7 +324,7 @@ def new_plan(
 
 
 def _resumed_plan(work: Path, facts: Sequence[ScanFacts], assignments: Sequence[str]) -> Plan:
-    saved = json.loads((work / "plan.json").read_text(encoding="utf-8"))
+    saved = read_plan(work)
     now = sorted(fact.content_hash for fact in facts)
     if now != saved["hashes"]:
         different = len(set(now) ^ set(saved["hashes"]))

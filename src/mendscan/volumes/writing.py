@@ -6,6 +6,7 @@ place.  Whoever finds a file under its final name finds all of it.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -13,6 +14,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +29,10 @@ from mendscan.volumes.volume import NativeGeometry, Volume
 
 __all__ = [
     "make_folder",
+    "remove_leftovers",
     "write_bytes",
     "write_chunks",
+    "write_errors",
     "write_json",
     "write_labels",
     "write_map",
@@ -41,6 +45,7 @@ GZIP_LEVEL = 1
 MAX_QFORM_SHEAR = 1e-4
 """Largest cosine between two voxel axes that still counts as a right angle; a qform holds only right angles."""
 
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LOGGER = logging.getLogger(__name__)
 _EXTENSION_FLAG = bytes(4)
 
@@ -81,6 +86,37 @@ def write_chunks(
         if check is not None:
             check(temporary, digest)
     return digest
+
+
+@contextmanager
+def write_errors(where: object, *, needed: int | None = None) -> Iterator[None]:
+    """Turn what the system says of a failed write in the block into a `WriteError` that names the file.
+
+    Args:
+        where: The file.
+        needed: Its size in bytes, where that is known.
+
+    Raises:
+        WriteError: E_NO_SPACE with the space that is left, if there is too little; else E_WRITE.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        full = getattr(error, "errno", None) in _NO_SPACE
+        raise WriteError(
+            "the file cannot be written",
+            where=where,
+            code="E_NO_SPACE" if full else None,
+            found=f"{getattr(error, 'strerror', None) or error}{_space_left(where) if full else ''}",
+            expected=f"{needed / 1e6:.1f} MB" if full and needed else None,
+            remedy="check that the folder exists, may be written to and has space left",
+        ) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that a killed process left in a folder that nobody else writes to now."""
+    for path in folder.glob(f".{'[0-9a-f]' * 16}.tmp"):
+        _remove(path)
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -201,18 +237,20 @@ def _put_in_place(target: Path, *, where: object) -> Iterator[Path]:
     # The name does not grow with the target's, which may be as long as names can be.
     temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
     try:
-        yield temporary
-        temporary.replace(target)
-    except (OSError, ValueError) as error:
-        raise WriteError(
-            "the file cannot be written",
-            where=where,
-            found=getattr(error, "strerror", None) or str(error),
-            remedy="check that the folder exists, may be written to and has space left",
-        ) from error
+        with write_errors(where):
+            yield temporary
+            temporary.replace(target)
     finally:
         _remove(temporary)
     _flush_folder(target.parent)
+
+
+def _space_left(where: object) -> str:
+    try:
+        free = shutil.disk_usage(Path(str(where)).parent).free
+    except (OSError, ValueError):
+        return ""
+    return f", {free / 1e6:.1f} MB free"
 
 
 def _write_chunks_through(temporary: Path, chunks: Iterable[bytes]) -> str:
