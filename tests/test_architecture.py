@@ -12,8 +12,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "mendscan"
 # > results > cohort | models > volumes > config > ...
 # Unlike `training | detection` side by side, training sits above: its last stage calibrates with detection's own code.
 LAYERS = (
+    {"texts"},
     {"errors", "shapes", "progress", "parallel"},
-    {"config"},
+    {"config", "strict_json"},
     {"volumes"},
     {"cohort", "models"},
     {"results"},

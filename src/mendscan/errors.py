@@ -21,6 +21,8 @@ Each carries a stable `code` and prints as one line, ``where: problem (found ...
 
 from __future__ import annotations
 
+from mendscan.texts import printable
+
 __all__ = [
     "ArchiveError",
     "CohortError",
@@ -80,7 +82,7 @@ class MendscanError(Exception):
         line = f"{self.where}: {self.problem}" if self.where else self.problem
         line += f" ({', '.join(details)})" if details else ""
         line += f"; {self.remedy}" if self.remedy else ""
-        return " ".join(line.split())
+        return printable(" ".join(line.split()))
 
     def at(self, where: object) -> MendscanError:
         """Return the same error with another `where`, such as a name in place of a whole path."""
