@@ -25,7 +25,7 @@ LAYERS = (
     {"report", "viewer"},
     {"benchmark", "submission"},
     {"console"},
-    {"console_report", "console_submission", "demo", "exits", "options", "tutorial"},
+    {"console_models", "console_report", "console_submission", "demo", "exits", "options", "tutorial"},
     {"cli"},
     {"__main__", "__init__"},
 )

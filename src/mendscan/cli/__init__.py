@@ -1,6 +1,18 @@
 """The commands: parse, call, print.  One module for each part of the work; help lists them in this order."""
 
-from mendscan.cli import detector, reporting, view, trials, sampling, original, mood, submission  # isort: skip
+from mendscan.cli import detector, reporting, view, trials, sampling, original, models, mood, submission  # isort: skip
 from mendscan.cli.app import app, main
 
-__all__ = ["app", "detector", "main", "mood", "original", "reporting", "sampling", "submission", "trials", "view"]
+__all__ = [
+    "app",
+    "detector",
+    "main",
+    "models",
+    "mood",
+    "original",
+    "reporting",
+    "sampling",
+    "submission",
+    "trials",
+    "view",
+]
