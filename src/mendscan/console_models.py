@@ -40,9 +40,7 @@ def show_refusal(error: MendscanError, model: Path) -> None:
 
 
 def _print_json(values: dict[str, Any]) -> None:
-    console.print(
-        json.dumps(values, indent=2, sort_keys=True), markup=False, soft_wrap=True
-    )  # ASCII: nothing to escape
+    console.print(json.dumps(values, indent=2, sort_keys=True), markup=False, soft_wrap=True)
 
 
 def _rows(found: Verification) -> dict[str, str]:

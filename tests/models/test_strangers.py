@@ -112,6 +112,7 @@ def overlapping(header: dict[str, Any]) -> None:
     ]
 
 
+EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
 HEADERS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "duplicate keys": (duplicated, "E_MODEL_ALTERED"),
     "overlapping tensors": (overlapping, "E_MODEL_ALTERED"),
@@ -128,7 +129,7 @@ HEADERS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "unknown type": (lambda h: first(h).update(dtype="PICKLE"), "E_MODEL_ALTERED"),
     "bfloat16": (lambda h: first(h).update(dtype="BF16"), "E_MODEL_SHAPE"),
     "100 000 tensors": (
-        lambda h: h.update({f"prior.x{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(100_000)}),
+        lambda h: h.update({f"prior.x{n}": EMPTY for n in range(100_000)}),
         "E_MODEL_TOO_LARGE",
     ),
 }  # fmt: skip
@@ -250,7 +251,7 @@ def test_a_newer_format_is_named_even_if_its_manifest_is_another(model: Path) ->
         b"[]",
         b"",
     ],
-    ids=["duplicate", "NaN", "1e999", "infinity", "deep lists", "40 deep", "long", "surrogate", "not UTF-8", "list", "empty"],
+    ids=["twice", "NaN", "1e999", "infinity", "lists", "40-deep", "long", "surrogate", "not-UTF-8", "list", "empty"],
 )  # fmt: skip
 def test_json_that_is_not_strict(model: Path, name: str, text: bytes) -> None:
     (model / name).write_bytes(text)

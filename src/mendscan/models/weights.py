@@ -18,7 +18,7 @@ import numpy as np
 
 from mendscan.errors import ModelError
 from mendscan.models.folder import REMEDY
-from mendscan.strict_json import BadJsonError, parse_json
+from mendscan.strict_json import parse_json
 
 __all__ = ["MAX_HEADER_BYTES", "MAX_TENSORS", "StoredTensor", "Weights", "first_difference"]
 
@@ -85,7 +85,7 @@ class Weights:
             if len(header) > MAX_TENSORS:
                 raise _refusal(where, "too many tensors", "E_MODEL_TOO_LARGE", f"{len(header):,}", MAX_TENSORS)
             tensors = {name: _stored(name, entry, where) for name, entry in header.items()}
-        except (BadJsonError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _refusal(where, "the header of the weights is damaged", found=error) from None
         _check_places(tensors, len(raw) - 8 - length, where)
         return cls(raw, 8 + length, tensors)
