@@ -36,7 +36,7 @@ HEADROOM = 2**30
 MAX_BYTES = 2**26
 """The largest scan that is read, in bytes."""
 SHAPE = (7, 8, 6)
-BATCH = 500
+BATCH = 2_500
 STUCK = 120.0
 """Seconds without a word after which a worker counts as hanging."""
 

@@ -7,9 +7,9 @@ import unicodedata
 __all__ = ["printable"]
 
 _KEPT = frozenset("\n\t")
-_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+_UNSAFE = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
 """Controls (ANSI escapes start with one), invisible formatting (it can turn text around), lone surrogates, private use,
-and the line breaks that only some programs know."""
+what is no character (yet), and the line breaks that only some programs know."""
 
 
 def printable(text: str) -> str:
