@@ -12,8 +12,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "mendscan"
 # > results > cohort | models > volumes > config > ...
 # Unlike `training | detection` side by side, training sits above: its last stage calibrates with detection's own code.
 LAYERS = (
+    {"texts"},
     {"errors", "shapes", "progress", "parallel"},
-    {"config"},
+    {"config", "strict_json"},
     {"volumes"},
     {"cohort", "models"},
     {"results"},
@@ -24,7 +25,7 @@ LAYERS = (
     {"report", "viewer"},
     {"benchmark", "submission"},
     {"console"},
-    {"console_check", "console_report", "console_submission", "demo", "exits", "options", "tutorial"},
+    {"console_check", "console_models", "console_report", "console_submission", "demo", "exits", "options", "tutorial"},
     {"cli"},
     {"__main__", "__init__"},
 )
@@ -84,6 +85,87 @@ def test_models_know_no_scan() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_nothing_dangerous(path: Path) -> None:
     assert not FORBIDDEN.search(path.read_text(encoding="utf-8"))
+
+
+FORBIDDEN_IN_PAGES = re.compile(
+    r"\b(inner|outer)HTML|insertAdjacentHTML|document\.write|\beval\(|new Function|srcdoc|javascript:|\|\s*safe\b"
+    r"|\son\w+=|@import|autoescape false"
+)
+PAGES = sorted(
+    path
+    for path in SOURCE.rglob("*")
+    if path.suffix in {".js", ".html", ".css", ".j2", ".svg", ".sh"} and "vendor" not in path.parts
+)
+"""All that a browser or a shell gets but the vendored library: that is as its makers published it (its hash is held by
+tests/viewer), and the viewer's content security policy keeps any page from evaluating text."""
+KNOWN_SAFE = {"case.html.j2": "{{ size|safe }}"}
+"""`size` is written in the template itself, of two numbers."""
+CODE_LOADERS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "xmlrpc", "ctypes"}
+CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.startfile", "importlib.import_module"}
+LAZY_NAMES = "importlib.import_module(_HOMES[name])"
+"""The package's own table of its public names, the only import by name."""
+
+
+STARTERS = {"isolation.py": "subprocess.run", "jail.py": "os.execvp", "running.py": "subprocess.Popen"}
+"""Of `submission`: `mood-check` starts the user's own submission, in a jail, from a list of arguments."""
+
+
+def name_of(node: ast.expr) -> str:
+    return f"{name_of(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def dangers(source: str) -> list[str]:
+    """Return the calls and imports that could run what a file or a user wrote."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found += [name for name in names if name.split(".")[0] in CODE_LOADERS]
+        if not isinstance(node, ast.Call):
+            continue
+        name, options = name_of(node.func), {each.arg: ast.unparse(each.value) for each in node.keywords}
+        if (name in CALLS and ast.unparse(node) != LAZY_NAMES) or name.startswith(("os.exec", "os.spawn")):
+            found.append(name)
+        if name.startswith("subprocess.") and (not node.args or not isinstance(node.args[0], ast.List)):
+            found.append(f"{name} of something else than a list")
+        if options.get("shell", "False") != "False" or options.get("allow_pickle", "False") != "False":
+            found.append(f"{name} with shell or allow_pickle")
+        if name == "torch.load" and options.get("weights_only") != "True":
+            found.append("torch.load of more than weights")
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_nothing_runs_what_a_file_says(path: Path) -> None:
+    known = STARTERS.get(path.name, "\0") if room_of(path) == "submission" else "\0"
+    assert [danger for danger in dangers(path.read_text(encoding="utf-8")) if not danger.startswith(known)] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from joblib import load",
+        "eval(text)",
+        "__import__('os')",
+        "os.system(line)",
+        "subprocess.run(f'ls {name}')",
+        "subprocess.run(['ls'], shell=True)",
+        "subprocess.Popen(command)",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=flag)",
+        "importlib.import_module(config['_target_'])",
+    ],
+)
+def test_dangers_are_noticed(source: str) -> None:
+    assert dangers(source)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_pages_put_no_text_where_it_could_run(path: Path) -> None:
+    text = path.read_text(encoding="utf-8").replace(KNOWN_SAFE.get(path.name, "\0"), "")
+    assert not FORBIDDEN_IN_PAGES.search(text)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))

@@ -65,6 +65,8 @@ OPTIONS = {
         "debug",
         "help",
     },
+    "verify": {"trusted", "json", "debug", "help"},
+    "sign": {"key", "new-key", "debug", "help"},
     "view": {"input", "port", "host", "token", "open", "debug", "help"},
     "sample": {"model", "output", "number", "position", "seed", "temperature", "device", "debug", "help"},
     "evaluate": {

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from mendscan.config import Settings
 from mendscan.errors import MendscanError, ModelError
-from mendscan.models.bundle import FORMAT_VERSION, Bundle, load_bundle, save_bundle
+from mendscan.models.bundle import Bundle, load_bundle, save_bundle
+from mendscan.models.contents import FORMAT_VERSION
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
+from models.forging import FILES, sign, with_config, with_tensors
 
-FILES = ("config.json", "plan.json", "model.safetensors", "calibration.json", "split.json", "README.md")
 CALIBRATION = {"score_threshold_nats": 0.1 + 0.2, "healthy_scores": [0.0, 1 / 3, 1e-300]}
 
 
@@ -66,27 +66,6 @@ def save_to(folder: Path, settings: Settings, networks: tuple[VQVAE, PixelSNAIL]
         split={"training": ["00ff"]},
         card="# Card\n",
     )
-
-
-def sign(folder: Path) -> None:
-    """Write the manifest anew: the folder is then consistent, whatever is in it."""
-    contents = {name: (folder / name).read_bytes() for name in FILES}
-    digests = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in contents.items()}
-    (folder / "manifest.json").write_text(json.dumps({"files": digests}, sort_keys=True, indent=2) + "\n")
-
-
-def with_tensors(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
-    tensors = load((folder / "model.safetensors").read_bytes())
-    change(tensors)
-    (folder / "model.safetensors").write_bytes(save(tensors))
-    sign(folder)
-
-
-def with_config(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    change(config)
-    (folder / "config.json").write_text(json.dumps(config))
-    sign(folder)
 
 
 def refusal(folder: Path) -> ModelError:
@@ -292,7 +271,7 @@ def test_weights_that_are_not_finite_are_refused(model: Path, name: str, value: 
     assert name in str(error)
 
 
-@pytest.mark.parametrize("version", [0, FORMAT_VERSION + 1, None, "1"])
+@pytest.mark.parametrize("version", [0, FORMAT_VERSION + 1, None, "1", True, 1.0])
 def test_another_format_version_is_refused(model: Path, version: object) -> None:
     with_config(model, lambda config: config.update(format=version))
     error = refusal(model)

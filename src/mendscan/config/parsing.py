@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -14,8 +13,10 @@ from mendscan.errors import SettingsError
 
 __all__ = ["override", "parse_settings"]
 
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
-def parse_settings(values: dict[str, Any], *, where: object) -> Settings:
+
+def parse_settings(values: Any, *, where: object) -> Settings:
     """Validate settings read from a file.
 
     Args:
@@ -23,15 +24,11 @@ def parse_settings(values: dict[str, Any], *, where: object) -> Settings:
         where: The file they came from, for the error.
 
     Raises:
-        SettingsError: If a key is unknown (with the nearest known one), missing, or a value is out of range.
+        SettingsError: If a key is unknown (with the nearest known one), missing, or a value is out of range or of
+            another type: neither ``"3"`` nor ``true`` is a number.
     """
-    # As JSON, strictly: a list may be a tuple and 1 is 1.0, but neither "1e-4" nor true is a number.
-    return _checked(lambda: Settings.model_validate_json(json.dumps(values), strict=True), where)
-
-
-def _checked(validated: Callable[[], Settings], where: object) -> Settings:
     try:
-        settings = validated()
+        settings = Settings.model_validate(_as_tuples(values), strict=True)
     except ValidationError as error:
         raise _as_settings_error(error, where) from None
     _check_shapes(settings, where)
@@ -61,10 +58,12 @@ def override(settings: Settings, assignments: Sequence[str]) -> Settings:
         target = values
         for section in sections:
             target = _known(target, section, assignment)
-        value = _parse_value(text.strip())
-        is_one_of_many = isinstance(_known(target, last, assignment), list) and not isinstance(value, list)
+        known, value = _known(target, last, assignment), _parse_value(text.strip())
+        if isinstance(known, bool):
+            value = _TRUTH.get(text.strip().lower(), value)
+        is_one_of_many = isinstance(known, list) and not isinstance(value, list)
         target[last] = [value] if is_one_of_many else value
-    return _checked(lambda: Settings.model_validate(values), "--set")
+    return parse_settings(values, where="--set")
 
 
 def _known(target: Any, key: str, assignment: str) -> Any:
@@ -83,12 +82,29 @@ def _parse_value(text: str) -> Any:
         return None
     if "," in text:
         return [_parse_value(part.strip()) for part in text.strip("()[] ").split(",") if part.strip()]
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if number.is_integer() else number  # 1e3 steps
+
+
+def _as_tuples(value: Any) -> Any:
+    """Lists of JSON are tuples of settings, which otherwise take no other type than their own."""
+    if isinstance(value, dict):
+        return {key: _as_tuples(child) for key, child in value.items()}
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)[:60]
+    except ValueError:  # an integer of thousands of digits has no text
+        return f"a {type(value).__name__}"
 
 
 def _as_settings_error(error: ValidationError, where: object) -> SettingsError:
@@ -99,7 +115,7 @@ def _as_settings_error(error: ValidationError, where: object) -> SettingsError:
         near = difflib.get_close_matches(str(first["loc"][-1]), _all_keys(Settings), n=1)
         remedy = f"did you mean {near[0]!r}?" if near else remedy
     return SettingsError(
-        first["msg"].lower(), where=f"{where}: {location}", found=repr(first["input"])[:60], remedy=remedy
+        first["msg"].lower(), where=f"{where}: {location[:200]}", found=_shown(first["input"]), remedy=remedy
     )
 
 

@@ -22,8 +22,8 @@ __all__ = [
     "VqvaeSettings",
 ]
 
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+NonNegative = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Percentile = Annotated[float, Field(gt=0, lt=100)]
 Amount = Annotated[float, Field(ge=0)]
@@ -102,7 +102,7 @@ class AugmentationSettings(_Frozen):
 class VqvaeSettings(_Frozen):
     """The auto-encoder that turns a slice into a small grid of codes."""
 
-    channels: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    channels: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=16)]
     """Width after the stem and after each down-sampling level; the last is the dimension of a code."""
     stem_kernel: Positive = 7
     """Pixels along one side of the first convolution."""
@@ -183,7 +183,7 @@ class PriorSettings(_Frozen):
 class DiscriminatorSettings(_Frozen):
     """The network that learns from self-made faults in healthy scans; not part of the paper."""
 
-    channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64, 128)
+    channels: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=16)] = (32, 64, 128)
     """Width at each resolution, from blocks of 2×2×2 voxels on; each halves it."""
     members: Positive | None = None
     """Networks whose mean logit counts, trained in turn; None = one per 4 000 steps, at most 3."""
@@ -295,7 +295,7 @@ class Settings(_Frozen):
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
     training: TrainingSettings = TrainingSettings()
     detection: DetectionSettings = DetectionSettings()
-    seed: int = 0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     """Seed of everything random."""
 
     @property

@@ -191,9 +191,9 @@ class Calibration:
 
     @classmethod
     def from_json(
-        cls, values: dict[str, Any], arrays: dict[str, np.ndarray], settings: DetectionSettings
+        cls, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray], settings: DetectionSettings
     ) -> Calibration:
-        """Rebuild what `to_json` and `arrays` returned."""
+        """Rebuild what `to_json` and `arrays` returned; a stranger's go through `checked_calibration`."""
         peaks, scan = values.get("healthy_peaks"), None
         maps = {name: array for name, array in arrays.items() if not name.startswith((_ACQUISITION, _GATE))}
         if "scan" in values:

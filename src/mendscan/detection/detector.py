@@ -15,6 +15,7 @@ from jaxtyping import Int
 from mendscan.cohort.preparing import Prepared, from_slices, prepare
 from mendscan.config import Settings
 from mendscan.detection.calibration import Calibration, Scores
+from mendscan.detection.calibration_values import checked_calibration
 from mendscan.detection.devices import choose_device, one_thread
 from mendscan.detection.evidence import Evidence
 from mendscan.detection.networks import EncodedScan, Networks, Precision
@@ -74,9 +75,10 @@ class Detector:
             SettingsError: If the device is not available.
         """
         bundle = load_bundle(Path(folder))
-        target = choose_device(device)
         arrays = {name: array.numpy() for name, array in bundle.calibration_arrays.items()}
-        calibration = Calibration.from_json(bundle.calibration, arrays, bundle.settings.detection)
+        values = checked_calibration(bundle.calibration, arrays, bundle.settings)
+        calibration = Calibration.from_json(values, arrays, bundle.settings.detection)
+        target = choose_device(device)
         discriminator = None if bundle.discriminator is None else bundle.discriminator.to(target)
         networks = Networks(bundle.vqvae.to(target), bundle.prior.to(target), bundle.settings, workers, discriminator)
         return cls(networks, calibration, model_hash=bundle.model_hash, card=bundle.card)

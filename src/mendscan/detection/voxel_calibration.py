@@ -24,6 +24,7 @@ __all__ = [
     "TailTable",
     "VoxelCalibration",
     "calibrate_voxels",
+    "channel_names",
     "left_out_maps",
     "left_out_nats",
     "paper_map",
@@ -158,7 +159,7 @@ class VoxelCalibration:
         """Return the healthy means and spreads by name."""
         found = {} if self.usual_SHW is None else {"usual_foreground": self.usual_SHW}
         for name, kind in ((name, kind) for name, kind in self.kinds.items() if not KINDS[name].relative):
-            for channel, reference in zip(_channel_names(name), kind.references, strict=True):
+            for channel, reference in zip(channel_names(name), kind.references, strict=True):
                 found |= {f"{channel}_mean": reference.mean_SHW, f"{channel}_spread": reference.spread_SHW}
         return found
 
@@ -175,7 +176,7 @@ class VoxelCalibration:
                     HealthyReference.unchanged(sigma_voxels=sigma)
                     if kind.relative
                     else HealthyReference(arrays[f"{one}_mean"], arrays[f"{one}_spread"], sigma)
-                    for one in _channel_names(name)
+                    for one in channel_names(name)
                 )
                 kinds[name] = HealthyKind(references, TailTable(tuple(table["values"]), tuple(table["nats"])))
         return cls(values["map_threshold"], kinds, arrays.get("usual_foreground"), values["map_scale_nats"])
@@ -256,7 +257,8 @@ def _left_out(
     return np.stack([leave_one_out(maps_NSHW, sigma_voxels=sigma) for maps_NSHW in maps_CNSHW])
 
 
-def _channel_names(name: str) -> list[str]:
+def channel_names(name: str) -> list[str]:
+    """Return what the channels of a kind of evidence are called."""
     count = KINDS[name].n_channels
     return [name] if count == 1 else [f"{name}_{channel}" for channel in range(count)]
 

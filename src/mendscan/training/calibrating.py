@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from mendscan.cohort.store import measure_cohort
 from mendscan.config import DetectionSettings, Settings, override, parse_settings
 from mendscan.detection.acquisition import AcquisitionReference
 from mendscan.detection.calibration import Calibration, CodeThresholds, HealthyPeaks, ScanReference
+from mendscan.detection.calibration_values import checked_calibration
 from mendscan.detection.code_usage import CodeUsage
 from mendscan.detection.detector import map_and_findings
 from mendscan.detection.devices import choose_device, one_thread
@@ -32,7 +32,7 @@ from mendscan.detection.voxel_calibration import (
     paper_map,
 )
 from mendscan.errors import CohortError, ModelError, ScanError, SettingsError
-from mendscan.models.bundle import Bundle, load_bundle, save_bundle
+from mendscan.models.bundle import load_bundle, save_bundle
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.parallel import each_in_processes
@@ -185,8 +185,7 @@ def recalibrate(
     if (target / "manifest.json").exists():
         raise ModelError("there is a model already", where=target, code="E_EXISTS", remedy="name another folder")
     bundle, on = load_bundle(source), choose_device(device)
-    plan, split = (json.loads((source / name).read_text(encoding="utf-8")) for name in ("plan.json", "split.json"))
-    if not split["calibration"]:
+    if not bundle.split.get("calibration"):
         raise ModelError(
             "the model has no calibration scans", where=source, remedy="import its weights again, with --healthy"
         )
@@ -195,7 +194,9 @@ def recalibrate(
         raise SettingsError("only settings of detection can change in a trained model", found=list(assignments))
     discriminator = None if bundle.discriminator is None else bundle.discriminator.to(on)
     networks = Networks(bundle.vqvae.to(on), bundle.prior.to(on), settings, discriminator=discriminator)
-    known = Calibration.from_json(bundle.calibration, _arrays(bundle), bundle.settings.detection).scan
+    arrays = {name: array.numpy() for name, array in bundle.calibration_arrays.items()}
+    values = checked_calibration(bundle.calibration, arrays, bundle.settings)
+    known = Calibration.from_json(values, arrays, bundle.settings.detection).scan
     if settings.detection.scan_score == "parts" and known is None:
         raise SettingsError(
             "the model does not know how its training scans were taken",
@@ -204,7 +205,7 @@ def recalibrate(
         )
     acquisition = None if known is None or settings.detection.scan_score == "paper" else known.acquisition
     paths, facts = measure_cohort(find_scans(healthy), progress)
-    calibration_scans = _scans_by_content(paths, facts, split["calibration"], where=healthy)
+    calibration_scans = _scans_by_content(paths, facts, bundle.split["calibration"], where=healthy)
     gate = learn_gate(paths, facts, progress)
     calibration = calibrate(networks, calibration_scans, acquisition, progress, gate=gate)
     save_bundle(
@@ -215,14 +216,10 @@ def recalibrate(
         discriminator=discriminator,
         calibration=calibration.to_json(),
         calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
-        plan=plan,
-        split=split,
-        card=(source / "README.md").read_text(encoding="utf-8"),
+        plan=bundle.plan,
+        split=bundle.split,
+        card=bundle.card,
     )
-
-
-def _arrays(bundle: Bundle) -> dict[str, np.ndarray]:
-    return {name: array.numpy() for name, array in bundle.calibration_arrays.items()}
 
 
 def _scans_by_content(

@@ -25,6 +25,8 @@ MIN_VOXELS_PER_AXIS = 4
 """Fewer slices than this are a localiser or a mistake, not a scan."""
 MAX_VOXEL_MAGNITUDE = 1e18
 """Above this, squares overflow float32, and with them every mean and variance."""
+MAX_AFFINE = 1e12
+"""A thousand times around the Earth in mm: far above it, determinants overflow."""
 MIN_RELATIVE_DETERMINANT = 1e-6
 """Volume of a voxel over that of a box with the same edges: below this, two axes are the same line."""
 
@@ -252,18 +254,19 @@ def ras_orientation(affine: np.ndarray, *, where: object) -> Orientation:
         For each axis of the file: the RAS+ axis it becomes, and 1, or -1 if it is flipped.
 
     Raises:
-        GeometryError: If the affine is not finite or maps different voxels to the same place.
+        GeometryError: If the affine is not finite, beyond all measure, or maps different voxels to the same place.
 
     Example:
         >>> ras_orientation(np.diag([-1.0, 1.0, 1.0, 1.0]), where="a.nii")
         ((0, -1), (1, 1), (2, 1))
     """
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or not (affine[3] == [0, 0, 0, 1]).all():
+    is_map = affine.shape == (4, 4) and bool((np.abs(affine) <= MAX_AFFINE).all())  # NaN is not below it either
+    if not is_map or not (affine[3] == [0, 0, 0, 1]).all():
         raise GeometryError(
             "the affine is not a map to millimetres",
             where=where,
             found=affine.tolist(),
-            expected="4 x 4 finite numbers, the last row 0 0 0 1",
+            expected="4 x 4 numbers up to 1e12, the last row 0 0 0 1",
             remedy="convert the scan again from its source",
         )
     # Relative to the edges: a small determinant alone only means small voxels.
