@@ -12,7 +12,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "mendscan"
 # > results > cohort | models > volumes > config > ...
 # Unlike `training | detection` side by side, training sits above: its last stage calibrates with detection's own code.
 LAYERS = (
-    {"errors", "shapes", "progress", "parallel"},
+    {"errors", "shapes", "progress", "workers"},
+    {"parallel"},
     {"config"},
     {"volumes"},
     {"cohort", "models"},
