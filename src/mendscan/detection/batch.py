@@ -34,7 +34,7 @@ from mendscan.results.layout import MODEL_CARD, SUBFOLDERS, remove_temporary
 from mendscan.results.records import CaseRecord, digest_of, read_record
 from mendscan.results.tables import Tables
 from mendscan.volumes.apart import keep_apart
-from mendscan.volumes.locking import locked
+from mendscan.volumes.locking import LOCK_NAME, locked
 from mendscan.volumes.pseudonyms import pseudonymised_scans, read_or_make_key
 from mendscan.volumes.reading import case_name, find_scans
 from mendscan.volumes.writing import make_folder, write_text
@@ -134,7 +134,6 @@ def detect_folder(
         request = digest_of([run, asdict(options), detector.networks.device.type, _described(after_save)])
         task = Task(folder, options, request, resume, after_save)
         with locked(make_folder(folder), "detection"), _left_in_order(folder):
-            identity = _identity(folder)
             write_text(folder / MODEL_CARD, detector.card)
             tables = Tables(folder, run, _claimed(cases, task))
             outcomes = each_outcome(
@@ -148,7 +147,7 @@ def detect_folder(
             progress.begin("detect", len(cases))
             with closing(outcomes), tables.completed_at_last():
                 for index, outcome in outcomes:
-                    _refuse_other_folder(folder, identity)
+                    _refuse_other_folder(folder)
                     _take_outcome(cases[index], outcome, tables, progress)
     drop_detector()
     if resume:
@@ -176,17 +175,9 @@ def _take_outcome(case: Case, outcome: Any, tables: Tables, progress: Progress) 
     progress.advance()
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        status = folder.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _refuse_other_folder(folder: Path, identity: tuple[int, int] | None) -> None:
+def _refuse_other_folder(folder: Path) -> None:
     """Refuse to go on if the folder was moved away: a worker would make it anew, and half the results be elsewhere."""
-    if _identity(folder) != identity:
+    if not (folder / LOCK_NAME).exists():
         raise WriteError(
             "the results folder was moved or removed while the batch ran",
             where=folder,

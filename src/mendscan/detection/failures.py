@@ -35,7 +35,7 @@ def as_error(outcome: Exception, where: str) -> MendscanError:
     if _is_memory(outcome):
         return ScanError("memory ran out", where=where, code="E_MEMORY", remedy=_MORE_MEMORY)
     # What an unforeseen error says may quote anything, so only its kind is told.
-    _LOGGER.debug("%s: %s", where, "\n".join(getattr(outcome, "__notes__", ())) or repr(outcome), exc_info=outcome)
+    _LOGGER.debug("%s", where, exc_info=outcome)
     return MendscanError(
         "an error in mendscan itself",
         where=where,
