@@ -17,7 +17,8 @@ import pytest
 
 from batch_contents import contents
 from mendscan.detection.batch import detect_folder
-from mendscan.errors import WriteError
+from mendscan.detection.detector import Detector
+from mendscan.errors import ModelError, WriteError
 from mendscan.results import Detection, read_results
 from mendscan.results.figures import save_figure
 from mendscan.volumes.locking import LOCK_NAME
@@ -74,7 +75,10 @@ def faults() -> Callable[[Detection, Path], None]:
     return strike
 
 
-def test_whatever_happens_to_a_scan_costs_that_scan_only(run: Detect, scans: Path, tmp_path: Path) -> None:
+def test_whatever_happens_to_a_scan_costs_that_scan_only(
+    run: Detect, scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="mendscan.detection.failures")
     summary = run(scans, tmp_path / "results", workers=2, timeout_s=8.0, after_save=faults())
     rows = {row["case"]: row for row in summary.rows}
     assert {case: row["code"] for case, row in rows.items() if row["status"] == "failed"} == CODES
@@ -83,6 +87,7 @@ def test_whatever_happens_to_a_scan_costs_that_scan_only(run: Detect, scans: Pat
         assert rows[case]["message"].startswith(f"{case}.nii.gz: ")
         assert "Jane" not in rows[case]["message"]
         assert list((tmp_path / "results").rglob(f"{case}.*")) == []
+    assert "in strike" in caplog.text  # where the unforeseen error arose, for --debug, from another process
     run(pick(scans, tmp_path / "good", "az"), tmp_path / "alone", after_save=None)
     both, alone = contents(tmp_path / "results"), contents(tmp_path / "alone")
     assert set(both) == set(alone)  # and so no unfinished file and no lock
@@ -98,6 +103,22 @@ def pick(scans: Path, folder: Path, names: Sequence[str]) -> Path:
     for name in names:
         shutil.copy(scans / f"{name}.nii.gz", folder)
     return folder
+
+
+def test_a_model_that_is_replaced_while_a_batch_runs_ends_it(
+    run: Detect, model_folder: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = Detector.load
+
+    def load(folder: Path, **options: Any) -> Detector:
+        detector = genuine(folder, **options)
+        detector.model_hash = "1" * 64  # as this process, but no other, found it
+        return detector
+
+    monkeypatch.setattr(Detector, "load", load)
+    with pytest.raises(ModelError, match="was replaced"):
+        run(scans, tmp_path / "results", workers=1)
+    assert not (tmp_path / "results" / "scores.csv").exists()
 
 
 # --- signals ---------------------------------------------------------------------------------------------------------

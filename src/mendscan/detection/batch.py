@@ -140,7 +140,7 @@ def detect_folder(
                 detect_case,
                 [(case, task) for case in cases],
                 initializer=load_detector if processes else take_detector,
-                initargs=(str(model), device, threads) if processes else (detector,),
+                initargs=(str(model), device, threads, detector.model_hash) if processes else (detector,),
                 workers=processes,
                 timeout_s=timeout_s,
             )

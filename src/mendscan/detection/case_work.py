@@ -11,7 +11,7 @@ from mendscan.detection.conformal import smallest_p_value
 from mendscan.detection.detector import Detector
 from mendscan.detection.failures import told_apart
 from mendscan.detection.run_facts import Options
-from mendscan.errors import WriteError
+from mendscan.errors import ModelError, WriteError
 from mendscan.results import Detection
 from mendscan.results.layout import RECORDS, files_of_case, remove
 from mendscan.results.records import CaseRecord, read_record, scan_digest, unverified, write_record
@@ -48,9 +48,22 @@ _DETECTOR: list[Detector] = []
 """The detector of this process, loaded once."""
 
 
-def load_detector(model: str, device: str, threads: int) -> None:
-    """Load the detector of this process."""
-    _DETECTOR[:] = [Detector.load(model, device=device, workers=threads)]
+def load_detector(model: str, device: str, threads: int, model_hash: str) -> None:
+    """Load the detector of this process.
+
+    Raises:
+        ModelError: If the model cannot be used, or is no longer the one that the batch began with.
+    """
+    detector = Detector.load(model, device=device, workers=threads)
+    if detector.model_hash != model_hash:
+        raise ModelError(
+            "the model was replaced while the batch ran",
+            where=model,
+            found=detector.model_hash[:16],
+            expected=model_hash[:16],
+            remedy="detect again with the model that you want",
+        )
+    _DETECTOR[:] = [detector]
 
 
 def take_detector(detector: Detector) -> None:

@@ -21,6 +21,7 @@ file                         content
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,8 @@ _FILES_OF_A_CASE = (
     (DICOM, MAP_SUFFIX),
     (DICOM, FINDINGS_SUFFIX),
 )
+_UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
+"""What `mendscan.volumes.writing` calls a file until it is complete."""
 SUBFOLDERS = tuple(sorted({name for name, _ in _FILES_OF_A_CASE} | {RECORDS}))
 """Folders that a run writes files to."""
 
@@ -139,7 +142,8 @@ def remove_temporary(folder: Path) -> None:
     """Remove the unfinished files of a run that was killed; only for the run that holds the folder's lock."""
     for place in (folder, *(folder / name for name in SUBFOLDERS)):
         for path in place.glob(".*.tmp"):
-            remove(path)
+            if _UNFINISHED.fullmatch(path.name):
+                remove(path)
 
 
 def remove(path: Path) -> None:
