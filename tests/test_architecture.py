@@ -13,8 +13,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "mendscan"
 # Unlike `training | detection` side by side, training sits above: its last stage calibrates with detection's own code.
 LAYERS = (
     {"texts"},
-    {"errors", "shapes", "progress", "parallel"},
-    {"config", "strict_json"},
+    {"errors", "shapes", "progress", "workers"},
+    {"config", "parallel", "strict_json"},
     {"volumes"},
     {"cohort", "models"},
     {"results"},

@@ -38,6 +38,8 @@ OPTIONS = {
         "maps",
         "no-maps",
         "workers",
+        "timeout",
+        "resume",
         "pseudonymise",
         "schedule",
         "scores",
@@ -143,6 +145,30 @@ def test_version_says_research_use_only() -> None:
     assert "research use only" in run("--version").output
 
 
+@pytest.mark.parametrize("command", ["train", "detect", "simulate", "benchmark"])
+def test_an_output_among_the_inputs_is_refused(tmp_path, command) -> None:
+    (tmp_path / "scan.nii").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path)
+    model = ["-m", tmp_path] if command == "detect" else []
+    for output in (tmp_path, tmp_path / "deep" / "er", tmp_path / "link" / "out"):
+        shown = run(command, "-i", tmp_path, "-o", output, *model)
+        assert shown.exit_code == 2
+        assert "would lie among the inputs" in re.sub(r"\s+", " ", shown.output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "scan.nii"]
+
+
+@pytest.mark.parametrize("command", ["detect", "simulate"])
+def test_inputs_that_the_output_would_overwrite_are_refused(tmp_path, command) -> None:
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "scan.nii").write_bytes(b"x")
+    model = ["-m", tmp_path] if command == "detect" else []
+    for scans in (tmp_path / "scans", tmp_path / "scans" / "scan.nii"):
+        shown = run(command, "-i", scans, "-o", tmp_path, *model)
+        assert shown.exit_code == 2
+        assert "would overwrite the inputs" in re.sub(r"\s+", " ", shown.output)
+    assert [path.name for path in tmp_path.iterdir()] == ["scans"]
+
+
 def test_no_scans_is_one_line_and_exit_4(tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     shown = run("train", "-i", tmp_path / "empty", "-o", tmp_path / "model")
@@ -165,14 +191,15 @@ def test_no_scans_is_one_line_and_exit_4(tmp_path) -> None:
     ],
 )
 def test_contradictions_are_told_before_any_work(tmp_path, arguments, words) -> None:
-    shown = run("train", "-i", tmp_path, "-o", tmp_path / "model", *arguments)
+    (tmp_path / "scans").mkdir()
+    shown = run("train", "-i", tmp_path / "scans", "-o", tmp_path / "model", *arguments)
     assert shown.exit_code == 2
     assert words in re.sub(r"\s+", " ", shown.output)
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path) -> None:
     (tmp_path / "scan.nii").write_bytes(b"x")
-    shown = run("detect", "-m", tmp_path, "-i", tmp_path, "-o", tmp_path / "results")
+    shown = run("detect", "-m", tmp_path, "-i", tmp_path / "scan.nii", "-o", tmp_path / "results")
     assert shown.exit_code == 2
     assert "not a complete model" in re.sub(r"\s+", " ", shown.output)
 

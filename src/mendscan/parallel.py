@@ -1,21 +1,18 @@
 """Work in parallel: many scans in processes, the slices of one scan in threads.
 
 Each of them lets torch use one thread only: two threads inside one operation stall as soon as anything else runs.
-loky, scikit-learn's pool, is used because a script that calls mendscan needs no ``if __name__ == "__main__"`` for it.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
-from loky import ProcessPoolExecutor, as_completed
+from mendscan.workers import outcomes_of_workers
 
-__all__ = ["available_cores", "each_in_processes", "each_in_threads"]
+__all__ = ["available_cores", "each_in_processes", "each_in_threads", "each_outcome"]
 
 
 def available_cores() -> int:
@@ -42,36 +39,43 @@ def each_in_processes(
         initargs: Its arguments.
         workers: Processes; None = one per core; 0 = none, the work is done here.
     """
+    for index, outcome in each_outcome(work, jobs, initializer=initializer, initargs=initargs, workers=workers):
+        if isinstance(outcome, Exception) and not isinstance(outcome, expected):
+            raise outcome
+        yield index, outcome
+
+
+def each_outcome(
+    work: Callable[..., Any],
+    jobs: Sequence[tuple[Any, ...]],
+    *,
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple[Any, ...] = (),
+    workers: int | None = None,
+    timeout_s: float | None = None,
+) -> Generator[tuple[int, Any], None, None]:
+    """Run `work(*job)` for each job; yield (index of the job, result or whatever exception it raised) as they finish.
+
+    As `each_in_processes`, but nothing that happens to one job ends the others.
+
+    Args:
+        work: A function of a module.
+        jobs: Arguments of each call.
+        initializer: Called once in each process.
+        initargs: Its arguments.
+        workers: Processes; None = one per core; 0 = none, the work is done here.
+        timeout_s: The most seconds that a job may take in a process; None = any.
+
+    Yields:
+        With the exceptions `WorkerDied` and `WorkerTimedOut` besides those of `work`.
+    """
     count = min(available_cores() if workers is None else workers, len(jobs))
     if count == 0:
-        yield from _each_here(work, jobs, expected, initializer, initargs)
+        yield from _each_here(work, jobs, initializer, initargs)
         return
-    with ProcessPoolExecutor(count, initializer=initializer, initargs=initargs) as pool:
-        try:
-            with _signals_held_back():
-                futures = {pool.submit(work, *job): index for index, job in enumerate(jobs)}
-            for future in as_completed(futures):
-                error = future.exception()
-                yield futures[future], error if isinstance(error, expected) else future.result()
-        except BaseException:
-            pool.shutdown(wait=False, kill_workers=True)
-            raise
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Processes that begin in the block never hear of signals to stop, which a terminal or a batch system sends to all.
-
-    They belong to the process that began them: it hears, and ends them.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    yield from outcomes_of_workers(
+        work, jobs, workers=count, initializer=initializer, initargs=initargs, timeout_s=timeout_s
+    )
 
 
 def each_in_threads(work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], *, workers: int) -> list[Any]:
@@ -94,7 +98,6 @@ def each_in_threads(work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], *
 def _each_here(
     work: Callable[..., Any],
     jobs: Sequence[tuple[Any, ...]],
-    expected: type[Exception],
     initializer: Callable[..., None] | None,
     initargs: tuple[Any, ...],
 ) -> Iterator[tuple[int, Any]]:
@@ -103,6 +106,6 @@ def _each_here(
     for index, job in enumerate(jobs):
         try:
             result: Any = work(*job)
-        except expected as error:
+        except Exception as error:  # noqa: BLE001
             result = error
         yield index, result

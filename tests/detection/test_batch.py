@@ -119,7 +119,7 @@ def test_the_results_folder(detect: Callable[..., Any], three_scans: Path, tmp_p
     summary = detect(three_scans, results, restorations=2)
     assert summary.failed == 0
     assert [row["case"] for row in summary.rows] == ["a", "b", "c"]
-    folders = ["details", "maps", "restored", "scans"]
+    folders = ["details", "maps", "records", "restored", "scans"]
     tables = ["findings.csv", "model-card.md", "results.json", "scores.csv"]
     assert sorted(p.name for p in results.iterdir()) == sorted(folders + tables)
     rows = table(results / "scores.csv")
@@ -152,7 +152,7 @@ def test_without_maps_there_are_tables_and_details(
 ) -> None:
     detect(three_scans, tmp_path / "with")
     detect(three_scans, tmp_path / "without", maps=False)
-    assert sorted(p.name for p in (tmp_path / "without").iterdir() if p.is_dir()) == ["details"]
+    assert sorted(p.name for p in (tmp_path / "without").iterdir() if p.is_dir()) == ["details", "records"]
     assert table(tmp_path / "without" / "findings.csv") == []
     assert read_scores(tmp_path / "without") == read_scores(tmp_path / "with")
 
@@ -358,7 +358,9 @@ def test_a_file_in_place_of_the_maps_folder_is_a_typed_error(
 ) -> None:
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "maps").write_text("in the way")
-    detect(three_scans, tmp_path / "results")
+    with pytest.raises(WriteError, match="cannot be made"):
+        detect(three_scans, tmp_path / "results")
+    assert not (tmp_path / "results" / "scores.csv").exists()
 
 
 def test_the_threads_of_the_caller_stay(detect: Callable[..., Any], three_scans: Path, tmp_path: Path) -> None:

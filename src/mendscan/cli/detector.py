@@ -42,7 +42,9 @@ def train(
     """
     from mendscan.console import ConsoleProgress, show_estimate, show_plan, show_training
     from mendscan.training.trainer import train as run_training
+    from mendscan.volumes.apart import keep_apart
 
+    keep_apart(healthy, model)
     with ConsoleProgress() as progress:
         summary = run_training(
             healthy,
@@ -99,6 +101,12 @@ def detect(
         bool, typer.Option("--strict", help="Refuse scans that do not look like the training scans.")
     ] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Cores to use; all by default.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=1, help="Give up a scan that takes more seconds; none by default.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what a stopped run did, where its record verifies.")
+    ] = False,
     dicom_out: Annotated[
         bool, typer.Option("--dicom-out", help="Also write map and findings of DICOM scans as DICOM.")
     ] = False,
@@ -142,6 +150,8 @@ def detect(
             scores=scores.value,
             strict=strict,
             workers=workers,
+            timeout_s=timeout,
+            resume=resume,
             pseudonymise=pseudonymise,
             after_save=one_after_the_other(save_figure, dicom) if dicom else save_figure,
             progress=progress,

@@ -116,8 +116,10 @@ def simulate(
     """
     from mendscan.cohort.suite import write_suite
     from mendscan.console import ConsoleProgress, show_suite
+    from mendscan.volumes.apart import keep_apart
     from mendscan.volumes.reading import find_scans
 
+    keep_apart(scans, output, subfolders=("scans", "labels"))
     chosen = {"kinds": kinds, "artefact_kinds": artefact_kinds}
     with ConsoleProgress() as progress:
         written = write_suite(
@@ -164,7 +166,9 @@ def benchmark(
     from mendscan.benchmark.methods import BASELINE_NAMES
     from mendscan.benchmark.running import run_benchmark
     from mendscan.console import ConsoleProgress, console, show_comparison
+    from mendscan.volumes.apart import keep_apart
 
+    keep_apart(healthy, output)
     with ConsoleProgress() as progress:
         evaluations = run_benchmark(
             healthy, output, minutes=minutes, steps=steps, baselines=baselines or BASELINE_NAMES, radius_mm=radius_mm,

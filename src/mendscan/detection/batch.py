@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import mendscan
-from mendscan.detection.calibration import Calibration, Scores
-from mendscan.detection.conformal import counted_at_most, smallest_p_value
+from mendscan.detection.calibration import Scores
+from mendscan.detection.case_work import (
+    AfterSave,
+    Case,
+    Task,
+    detect_case,
+    drop_detector,
+    load_detector,
+    take_detector,
+)
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import choose_device
+from mendscan.detection.failures import as_error, concerns_the_folder
 from mendscan.detection.networks import Precision
 from mendscan.detection.restoration import Schedule
-from mendscan.errors import MendscanError, SettingsError
-from mendscan.parallel import available_cores, each_in_processes
+from mendscan.detection.run_facts import Options, facts_of_run
+from mendscan.detection.stopping import stopped_by_signals
+from mendscan.errors import Interrupted, SettingsError, WriteError
+from mendscan.parallel import available_cores, each_outcome
 from mendscan.progress import Progress, Silent
-from mendscan.results import Detection, forget_case, write_results
-from mendscan.results.layout import MODEL_CARD
+from mendscan.results import Detection, forget_case
+from mendscan.results.layout import MODEL_CARD, SUBFOLDERS, remove_temporary
+from mendscan.results.records import CaseRecord, digest_of, read_record
+from mendscan.results.tables import Tables
+from mendscan.volumes.apart import keep_apart
+from mendscan.volumes.locking import LOCK_NAME, locked
 from mendscan.volumes.pseudonyms import pseudonymised_scans, read_or_make_key
-from mendscan.volumes.reading import case_name, find_scans, read_volume
+from mendscan.volumes.reading import case_name, find_scans
 from mendscan.volumes.writing import make_folder, write_text
 
 __all__ = ["BatchSummary", "detect_folder", "one_after_the_other"]
-
-AfterSave = Callable[[Detection, Path], None]
 
 
 @dataclass(frozen=True)
@@ -39,30 +49,12 @@ class BatchSummary:
     Attributes:
         rows: Rows of ``scores.csv``.
         failed: How many scans failed.
+        kept: How many were there before, verified.
     """
 
     rows: tuple[dict[str, Any], ...]
     failed: int
-
-
-@dataclass(frozen=True)
-class _Case:
-    path: Path
-    name: str
-    pseudonym: str | None
-
-
-@dataclass(frozen=True)
-class _Options:
-    restorations: int | None
-    seed: int
-    maps: bool
-    schedule: Schedule
-    precision: Precision
-    false_positive_rate: float
-    false_positives_per_scan: float | None
-    scores: Scores
-    strict: bool
+    kept: int = 0
 
 
 def detect_folder(
@@ -81,6 +73,8 @@ def detect_folder(
     scores: Scores = "auto",
     strict: bool = False,
     workers: int | None = None,
+    timeout_s: float | None = None,
+    resume: bool = False,
     pseudonymise: str | Path | None = None,
     after_save: AfterSave | None = None,
     progress: Progress | None = None,
@@ -88,6 +82,9 @@ def detect_folder(
     """Detect in every scan of a folder and write a results folder.
 
     A scan's result depends on the scan, the model and the seed; not on the other scans, their order or `workers`.
+
+    Whatever happens to one scan, or to the process that works on it, costs that scan only.  When the batch is stopped
+    or killed, whole results of the scans done are there, and `resume` goes on with the others.
 
     Args:
         model: A model folder.
@@ -107,6 +104,9 @@ def detect_folder(
         strict: Refuse scans that do not look like the training scans; they are scored, with a warning, otherwise.
         workers: Cores to use; None = all on the CPU, and no process beside an accelerator.  Scans are shared out to
             processes, the slices of each scan to the cores that are left.
+        timeout_s: A scan that takes more seconds is given up; None = none is.
+        resume: Keep what a stopped run left in the results folder, where its record verifies: same scan, same model,
+            options and versions, and every file as it was written.
         pseudonymise: A file with a key, made if there is none: cases are named by a keyed hash, and no result, log line
             or error holds the name of a scan's file or folder.  None names them by their files.
         after_save: Called, in the worker, with each detection and the results folder.
@@ -115,44 +115,102 @@ def detect_folder(
     Raises:
         CohortError: If there is no scan, or two have the same name.
         ModelError: If the model cannot be used, or does not know the findings of healthy scans.
-        SettingsError: If a wanted number is out of range, or `false_positives_per_scan` too small for the model.
+        SettingsError: If a wanted number is out of range, `false_positives_per_scan` too small for the model, or the
+            results would lie among the scans (E_OUTPUT_AMONG_INPUTS).
+        WriteError: If the results folder cannot be written to, or another run is at work in it (E_LOCKED).
+        Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; the tables have all scans done.
     """
-    progress = progress or Silent()
-    folder = Path(results)
-    cases = _named_cases(scans, folder, pseudonymise, progress)
-    processes, threads = _share_cores(len(cases), workers, on_cpu=choose_device(device).type == "cpu")
-    detector = Detector.load(model, device=device, workers=threads)
-    options = _Options(
-        restorations, seed, maps, schedule, precision, false_positive_rate, false_positives_per_scan, scores, strict
-    )
-    run = _run_facts(detector, options) | _healthy_thresholds(detector.calibration, options, progress)
-    write_text(make_folder(folder) / MODEL_CARD, detector.card)
-    score_rows: list[dict[str, Any]] = []
-    finding_rows: list[dict[str, Any]] = []
-    progress.begin("detect", len(cases))
-    _DETECTOR[:] = [detector]
-    outcomes = each_in_processes(
-        _detect_one,
-        [(case, folder, options, after_save) for case in cases],
-        expected=MendscanError,
-        initializer=_load_detector if processes else None,
-        initargs=(str(model), device, threads) if processes else (),
-        workers=processes,
-    )
-    for index, outcome in outcomes:
-        if isinstance(outcome, MendscanError):
-            progress.say(f"failed: {outcome}")
-            score_rows.append(_failed_row(cases[index], outcome))
-        else:
-            score_rows.append(outcome[0])
-            finding_rows += outcome[1]
-            if outcome[0]["warnings"]:
-                progress.say(f"{outcome[0]['case']}: {outcome[0]['warnings']}")
-        write_results(folder, score_rows, finding_rows, run)
-        progress.advance()
-    _DETECTOR.clear()
-    failed = sum(row["status"] == "failed" for row in score_rows)
-    return BatchSummary(tuple(sorted(score_rows, key=lambda row: str(row["case"]))), failed)
+    progress, folder = progress or Silent(), Path(results)
+    keep_apart(scans, folder, subfolders=SUBFOLDERS)
+    with _stopping_in_good_order():
+        cases = _named_cases(scans, folder, pseudonymise, progress)
+        on_cpu = choose_device(device).type == "cpu"
+        processes, threads = _share_cores(len(cases), workers, on_cpu=on_cpu, apart=timeout_s is not None)
+        detector = Detector.load(model, device=device, workers=threads)
+        options = Options(
+            restorations, seed, maps, schedule, precision, false_positive_rate, false_positives_per_scan, scores, strict
+        )
+        run = facts_of_run(detector, options, progress)
+        request = digest_of([run, asdict(options), detector.networks.device.type, _described(after_save)])
+        task = Task(folder, options, request, resume, after_save)
+        with locked(make_folder(folder), "detection"), _left_in_order(folder):
+            write_text(folder / MODEL_CARD, detector.card)
+            tables = Tables(folder, run, _claimed(cases, task))
+            outcomes = each_outcome(
+                detect_case,
+                [(case, task) for case in cases],
+                initializer=load_detector if processes else take_detector,
+                initargs=(str(model), device, threads, detector.model_hash) if processes else (detector,),
+                workers=processes,
+                timeout_s=timeout_s,
+            )
+            progress.begin("detect", len(cases))
+            with closing(outcomes), tables.completed_at_last():
+                for index, outcome in outcomes:
+                    _refuse_other_folder(folder)
+                    _take_outcome(cases[index], outcome, tables, progress)
+    drop_detector()
+    if resume:
+        progress.say(f"{tables.kept} of {len(cases)} scans were done before, verified")
+    failed = sum(row["status"] == "failed" for row in tables.rows)
+    return BatchSummary(tables.rows, failed, tables.kept)
+
+
+def _take_outcome(case: Case, outcome: Any, tables: Tables, progress: Progress) -> None:
+    if concerns_the_folder(outcome):
+        raise outcome
+    if isinstance(outcome, Exception):
+        error = as_error(outcome, case.pseudonym or case.path.name)
+        progress.say(f"failed: {error}")
+        forget_case(tables.folder, case.name)  # a failed scan has no results
+        row = {"case": case.name, "status": "failed", "code": error.code, "message": str(error)}
+        tables.add(row, [])
+    else:
+        record, why_again = outcome
+        if why_again:
+            progress.say(f"{case.name}: done again, {why_again}")
+        if record.row.get("warnings"):
+            progress.say(f"{case.name}: {record.row['warnings']}")
+        tables.add(record.row, record.findings, kept=why_again is None)
+    progress.advance()
+
+
+def _refuse_other_folder(folder: Path) -> None:
+    """Refuse to go on if the folder was moved away: a worker would make it anew, and half the results be elsewhere."""
+    if not (folder / LOCK_NAME).exists():
+        raise WriteError(
+            "the results folder was moved or removed while the batch ran",
+            where=folder,
+            remedy="bring it back and go on with --resume, or begin again",
+        )
+
+
+@contextmanager
+def _stopping_in_good_order() -> Iterator[None]:
+    try:
+        with stopped_by_signals():
+            yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "stopped; what was done is in the results", remedy="the same command with --resume goes on"
+        ) from None
+
+
+@contextmanager
+def _left_in_order(folder: Path) -> Iterator[None]:
+    """Leave no unfinished file, of this run or of one that was killed."""
+    remove_temporary(folder)
+    try:
+        yield
+    finally:
+        with suppress(WriteError):
+            remove_temporary(folder)
+
+
+def _claimed(cases: Sequence[Case], task: Task) -> list[CaseRecord]:
+    """Return the records that a stopped run left of the same request; whether they hold is found out case by case."""
+    records = [read_record(task.folder, case.name) for case in cases] if task.resume else []
+    return [record for record in records if record is not None and record.request == task.request]
 
 
 def one_after_the_other(*steps: AfterSave) -> AfterSave:
@@ -165,112 +223,32 @@ def _take(steps: Sequence[AfterSave], detection: Detection, folder: Path) -> Non
         step(detection, folder)
 
 
-_DETECTOR: list[Detector] = []
-"""The detector of this process, loaded once."""
+def _described(after_save: AfterSave | None) -> list[str]:
+    """Return what is done after saving, in words that change when its files do."""
+    if isinstance(after_save, partial) and after_save.func is _take:
+        return [word for step in after_save.args[0] for word in _described(step)]
+    return [] if after_save is None else [getattr(after_save, "description", getattr(after_save, "__qualname__", "?"))]
 
 
-def _share_cores(scans: int, workers: int | None, *, on_cpu: bool) -> tuple[int, int]:
-    """Return how many processes, 0 for none beside this one, and how many threads in each."""
+def _share_cores(scans: int, workers: int | None, *, on_cpu: bool, apart: bool = False) -> tuple[int, int]:
+    """Return how many processes, 0 for none beside this one, and how many threads in each.
+
+    Only a process of its own, `apart`, can be ended when it takes too long.
+    """
     if not on_cpu:
-        return workers or 0, 1
+        return max(workers or 0, int(apart)), 1
     cores = available_cores() if workers is None else max(1, workers)
     processes = 0 if scans == 1 or workers == 0 else min(cores, scans)
+    processes = max(processes, int(apart))
     return processes, cores // max(1, processes)
 
 
-def _load_detector(model: str, device: str, threads: int) -> None:
-    _DETECTOR[:] = [Detector.load(model, device=device, workers=threads)]
-
-
-def _named_cases(scans: str | Path, folder: Path, key_file: str | Path | None, progress: Progress) -> list[_Case]:
+def _named_cases(scans: str | Path, folder: Path, key_file: str | Path | None, progress: Progress) -> list[Case]:
     if key_file is None:
-        return [_Case(path, case_name(path), None) for path in find_scans(scans, progress)]
+        return [Case(path, case_name(path), None) for path in find_scans(scans, progress)]
     if Path(key_file).resolve().is_relative_to(folder.resolve()):
         raise SettingsError(
             "the key would lie among the results", where="--pseudonymise", code="E_KEY", remedy="keep it elsewhere"
         )
     key = read_or_make_key(key_file, progress=progress)
-    return [_Case(path, name, name) for name, path in pseudonymised_scans(scans, key, progress).items()]
-
-
-def _detect_one(
-    case: _Case, folder: Path, options: _Options, after_save: AfterSave | None
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    forget_case(folder, case.name)
-    detection = _DETECTOR[0].detect(
-        read_volume(case.path, name=case.pseudonym),
-        restorations=options.restorations,
-        seed=options.seed,
-        maps=options.maps,
-        schedule=options.schedule,
-        precision=options.precision,
-        false_positives_per_scan=options.false_positives_per_scan,
-        scores=options.scores,
-        strict=options.strict,
-    )
-    detection.save(folder)
-    if after_save is not None:
-        try:
-            after_save(detection, folder)
-        except MendscanError:
-            forget_case(folder, detection.case)  # a failed scan has no results
-            raise
-    row = detection.score_row() | {"flagged": _flagged(detection.p_value, _DETECTOR[0].calibration, options)}
-    return row, detection.finding_rows()
-
-
-def _flagged(p_value: float, calibration: Calibration, options: _Options) -> int | None:
-    """Return 1 or 0; None where no p-value can be small enough."""
-    if smallest_p_value(len(calibration.healthy_scores)) > options.false_positive_rate:
-        return None
-    return int(p_value <= options.false_positive_rate)
-
-
-def _failed_row(case: _Case, error: MendscanError) -> dict[str, Any]:
-    message = str(error.at(case.pseudonym or case.path.name))
-    return {"case": case.name, "status": "failed", "code": error.code, "message": message}
-
-
-def _healthy_thresholds(calibration: Calibration, options: _Options, progress: Progress) -> dict[str, Any]:
-    """Return what the wanted rates mean in scores and peaks; one rate that cannot be kept is said and left empty."""
-    rate, count, scans = options.false_positive_rate, options.false_positives_per_scan, len(calibration.healthy_scores)
-    score_threshold = finding_threshold = None
-    try:
-        score_threshold = calibration.score_threshold(false_positive_rate=rate, scores=options.scores)
-    except SettingsError as error:
-        if error.code != "E_TOO_FEW_SCANS":
-            raise
-        uncalibrated = "the model is not calibrated: every p-value is 1, and no scan is flagged"
-        progress.say(f"no scan is flagged: {error}" if scans else uncalibrated)
-    if count is not None:
-        finding_threshold = calibration.finding_threshold(false_positives_per_scan=count)
-    return {
-        "false_positive_rate": rate,
-        "score_threshold": score_threshold,
-        "smallest_p_value": smallest_p_value(scans),
-        "false_positives_per_scan": count,
-        "findings_counted_per_scan": None if count is None else counted_at_most(scans, false_positives_per_scan=count),
-        "finding_threshold": finding_threshold,
-    }
-
-
-def _run_facts(detector: Detector, options: _Options) -> dict[str, Any]:
-    settings = detector.settings.detection
-    return {
-        "format": 1,
-        "mendscan": mendscan.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "model": detector.model_hash,
-        "seed": options.seed,
-        "restorations": options.restorations or settings.restorations,
-        "maps": options.maps,
-        "schedule": options.schedule,
-        "precision": options.precision,
-        "scores": options.scores,
-        "map_threshold": detector.calibration.map_threshold(options.scores),
-        "calibration_scans": len(detector.calibration.healthy_scores),
-        "healthy_scores": [round(score, 6) for score in detector.calibration.healthy(options.scores)],
-        "settings": settings.model_dump(mode="json"),
-        "notice": "Research use only; not a medical device. Higher = less likely under the healthy training scans.",
-    }
+    return [Case(path, name, name) for name, path in pseudonymised_scans(scans, key, progress).items()]

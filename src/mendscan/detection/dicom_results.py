@@ -56,6 +56,11 @@ class DicomResults:
             patient=self.patient,
         )
 
+    @property
+    def description(self) -> str:
+        """What is written, in words that change when the files do."""
+        return f"DICOM objects{' filed under the patient' if self.patient else ''}"
+
     def notes_before(self) -> list[str]:
         """Return what is to be said before anything is computed."""
         notes = []

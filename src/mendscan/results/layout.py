@@ -12,6 +12,7 @@ file                         content
 ``dicom/CASE-map.dcm``       on request: the map as a DICOM Parametric Map
 ``dicom/CASE-findings.dcm``  on request: the findings as a DICOM Segmentation
 ``figures/CASE.png``         scan, restoration and map on the worst slices
+``records/CASE.json``        digests of scan, request and files, and the case's rows: what a resumed batch believes
 ``results.json``             model hash, settings, seed, versions, healthy scores and thresholds
 ``model-card.md``            the model's card
 ===========================  ==============================================================================
@@ -20,11 +21,12 @@ file                         content
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mendscan.errors import ResultsError
+from mendscan.errors import ResultsError, WriteError
 from mendscan.volumes.dicom_writing import DICOM, FINDINGS_SUFFIX, MAP_SUFFIX
 from mendscan.volumes.tables import read_csv, write_csv
 from mendscan.volumes.writing import write_json
@@ -35,12 +37,16 @@ __all__ = [
     "FINDING_COLUMNS",
     "MAPS",
     "MODEL_CARD",
+    "RECORDS",
     "RESTORED",
     "SCANS",
     "SCORE_COLUMNS",
+    "SUBFOLDERS",
+    "files_of_case",
     "forget_case",
     "read_run",
     "read_scores",
+    "remove_temporary",
     "write_results",
 ]
 
@@ -86,6 +92,7 @@ MAPS = "maps"
 RESTORED = "restored"
 FIGURES = "figures"
 DETAILS = "details"
+RECORDS = "records"
 MODEL_CARD = "model-card.md"
 _FILES_OF_A_CASE = (
     (SCANS, ".nii.gz"),
@@ -96,6 +103,10 @@ _FILES_OF_A_CASE = (
     (DICOM, MAP_SUFFIX),
     (DICOM, FINDINGS_SUFFIX),
 )
+_UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
+"""What `mendscan.volumes.writing` calls a file until it is complete."""
+SUBFOLDERS = tuple(sorted({name for name, _ in _FILES_OF_A_CASE} | {RECORDS}))
+"""Folders that a run writes files to."""
 
 
 def write_results(
@@ -111,11 +122,44 @@ def write_results(
     write_json(folder / "results.json", run)
 
 
+def files_of_case(folder: Path, case: str) -> dict[str, Path]:
+    """Return the files that a results folder has of a case, by their path in it; without its record."""
+    paths = {f"{name}/{case}{suffix}": folder / name / f"{case}{suffix}" for name, suffix in _FILES_OF_A_CASE}
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
 def forget_case(folder: Path, case: str) -> None:
-    """Remove the files that an earlier run left of a case."""
-    for name, suffix in _FILES_OF_A_CASE:
-        if (folder / name).is_dir():
-            (folder / name / f"{case}{suffix}").unlink(missing_ok=True)
+    """Remove the files that an earlier run left of a case, its record first.
+
+    Raises:
+        WriteError: If one cannot be removed.
+    """
+    for path in (folder / RECORDS / f"{case}.json", *files_of_case(folder, case).values()):
+        remove(path)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove the unfinished files of a run that was killed; only for the run that holds the folder's lock."""
+    for place in (folder, *(folder / name for name in SUBFOLDERS)):
+        for path in place.glob(".*.tmp"):
+            if _UNFINISHED.fullmatch(path.name):
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        WriteError: If it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except NotADirectoryError:
+        return
+    except OSError as error:
+        raise WriteError(
+            "an old file cannot be removed", where=path, found=error.strerror, remedy="check whose folder it is"
+        ) from error
 
 
 def read_scores(folder: Path) -> dict[str, float]:

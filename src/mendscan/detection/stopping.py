@@ -1,0 +1,42 @@
+"""Requests to stop a batch: the first signal ends it in good order."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["stopped_by_signals"]
+
+_SAME_REQUEST_S = 1.0
+"""``timeout`` and terminals send a signal to a process and then to its group: a second one so soon is the same."""
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGUSR1 raise `KeyboardInterrupt` in the block; outside the main thread, do nothing.
+
+    A signal that comes while the first one is dealt with ends that at once, unless it came together with the first.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[float] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if asked and now - asked[0] < _SAME_REQUEST_S:
+            return
+        asked.append(now)
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,76 @@
+"""The tables of a results folder while a batch runs: complete at its end, however it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mendscan.errors import WriteError
+from mendscan.results.layout import write_results
+from mendscan.results.records import CaseRecord
+
+__all__ = ["Tables"]
+
+_EVERY_S = 20.0
+"""Tables are written anew at most so often: every row each time, they would cost as the square of the scans."""
+
+
+class Tables:
+    """Rows of ``scores.csv`` and ``findings.csv``; what is not yet in the files is in the records of the cases.
+
+    Args:
+        folder: The results folder.
+        run: What ``results.json`` holds.
+        claimed: Records of a stopped run; their rows are in the tables until their cases are done.
+    """
+
+    def __init__(self, folder: Path, run: dict[str, Any], claimed: Sequence[CaseRecord] = ()) -> None:
+        self.folder = folder
+        self.kept = 0
+        self._run = run
+        self._claimed = {record.case: (record.row, record.findings) for record in claimed}
+        self._done: dict[str, tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]] = {}
+        self._written_at: float | None = None
+
+    @property
+    def rows(self) -> tuple[dict[str, Any], ...]:
+        """Rows of the scans done, sorted by case."""
+        return tuple(dict(self._done[case][0]) for case in sorted(self._done))
+
+    def add(self, row: Mapping[str, Any], findings: Sequence[Mapping[str, Any]], *, kept: bool = False) -> None:
+        """Take the rows of a scan; write the tables if that was not done for a while.
+
+        Raises:
+            WriteError: If they cannot be written.
+        """
+        self._done[str(row["case"])] = (row, findings)
+        self.kept += kept
+        if self._written_at is None or time.monotonic() - self._written_at > _EVERY_S:
+            self.write()
+
+    def write(self) -> None:
+        """Write the tables and ``results.json``."""
+        entries = (self._claimed | self._done).values()
+        write_results(
+            self.folder, [row for row, _ in entries], [each for _, findings in entries for each in findings], self._run
+        )
+        self._written_at = time.monotonic()
+
+    @contextmanager
+    def completed_at_last(self) -> Iterator[None]:
+        """Write the tables when the block ends; if by an error, as far as it goes, and the error goes on.
+
+        Raises:
+            WriteError: If they cannot be written.
+        """
+        try:
+            yield
+        except BaseException:
+            if self._done:
+                with suppress(WriteError):
+                    self.write()
+            raise
+        self.write()

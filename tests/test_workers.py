@@ -1,0 +1,125 @@
+"""Jobs in processes: what happens to one of them costs its own job and no other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from mendscan.errors import ScanError
+from mendscan.parallel import each_in_processes, each_outcome
+from mendscan.workers import WorkerDied, WorkerTimedOut
+
+FATES = ("fine", "exits", "killed", "hangs", "raises", "no memory", "odd error", "odd result")
+
+
+class OddError(Exception):
+    """Cannot be rebuilt from its arguments, as a process must."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first + second)
+
+
+def meet(fate: str, folder: Path | None = None) -> object:
+    if folder is not None:
+        (folder / f"{fate.split()[0]}-{time.monotonic_ns()}").write_text(str(os.getpid()))
+    if fate == "exits":
+        os._exit(7)
+    if fate == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fate == "hangs":
+        time.sleep(600)
+    if fate == "raises":
+        raise ScanError("bad", where=fate)
+    if fate == "no memory":
+        raise MemoryError
+    if fate == "odd error":
+        raise OddError("very ", "odd")
+    return (lambda: 0) if fate == "lambda" else (each for each in fate) if fate == "odd result" else fate
+
+
+def test_each_fate_is_the_jobs_own(tmp_path: Path) -> None:
+    fates = [*FATES, *(f"fine{n}" for n in range(12))]
+    jobs = [(fate, tmp_path) for fate in fates]
+    found = dict(each_outcome(meet, jobs, workers=2, timeout_s=4.0))
+    met = {fate: found[index] for index, fate in enumerate(fates)}
+    assert [met[f"fine{n}"] for n in range(12)] == [f"fine{n}" for n in range(12)]
+    assert str(met["exits"]) == "its process ended with code 7"
+    assert "SIGKILL" in str(met["killed"])
+    assert type(met["killed"]) is WorkerDied
+    assert type(met["hangs"]) is WorkerTimedOut
+    assert (type(met["raises"]), met["raises"].where) == (ScanError, "raises")
+    assert type(met["no memory"]) is MemoryError
+    assert "very odd" in str(met["odd error"])
+    assert isinstance(met["odd result"], Exception)
+    # Who died once is tried once more; who took too long is not; and nobody else is done twice.
+    times = {fate: len(list(tmp_path.glob(f"{fate}-*"))) for fate in ("exits", "killed", "hangs", "raises", "fine0")}
+    assert times == {"exits": 2, "killed": 2, "hangs": 1, "raises": 1, "fine0": 1}
+
+
+def test_here_too_an_exception_is_an_outcome_unless_it_was_not_expected() -> None:
+    jobs = [("raises",), ("no memory",), ("fine",)]
+    found = dict(each_outcome(meet, jobs, workers=0))
+    assert (type(found[0]), type(found[1]), found[2]) == (ScanError, MemoryError, "fine")
+    for workers in (0, 1):
+        with pytest.raises(MemoryError):
+            list(each_in_processes(meet, jobs, expected=ScanError, workers=workers))
+
+
+def fail() -> None:
+    raise ScanError("not ready")
+
+
+def test_processes_that_cannot_start_end_the_work() -> None:
+    with pytest.raises(ScanError, match="not ready"):
+        list(each_outcome(meet, [("fine",)], workers=1, initializer=fail))
+    with pytest.raises(WorkerDied, match="before their first job"):
+        list(each_outcome(meet, [("fine",)], workers=1, initializer=os._exit, initargs=(3,)))
+
+
+def test_no_process_outlives_the_work(tmp_path: Path) -> None:
+    outcomes = each_outcome(meet, [("fine", tmp_path), ("hangs", tmp_path), ("hangs", tmp_path)], workers=2)
+    next(outcomes)
+    outcomes.close()
+    assert_gone(tmp_path)
+
+
+def test_no_process_outlives_a_killed_parent(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom mendscan.parallel import each_outcome\n"
+        "from test_workers import meet\n"
+        "list(each_outcome(meet, [('hangs', Path(sys.argv[1]))] * 2, workers=2))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], env=environment)
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+    parent.kill()
+    parent.wait()
+    assert_gone(tmp_path)
+
+
+def assert_gone(folder: Path) -> None:
+    for path in folder.iterdir():
+        wait_until(partial(gone, Path("/proc", path.read_text())))
+
+
+def gone(process: Path) -> bool:
+    """Whether it has ended; one that nobody has asked about is still listed, as a zombie."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_until(condition: Callable[[], bool], patience_s: float = 60) -> None:
+    ends = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.05)
