@@ -24,7 +24,7 @@ from mendscan.detection.detector import Detector
 from mendscan.results import Detection, Finding
 
 PAGE = Path(__file__).parents[2] / "docs" / "determinism.md"
-ROUNDING = 1e-4
+ROUNDING = 1e-5
 """What float32 intensities may do to the map, in [0, 1], when they are scaled by what is no power of two."""
 SAME_MM = 1e-4
 """An origin in float32, as NIfTI has it: 7 digits."""
@@ -211,4 +211,4 @@ def test_threads_change_no_bit(model_folder, usual, right_angled, threads, worke
 def test_the_page_states_the_tolerances() -> None:
     page = PAGE.read_text(encoding="utf-8")
     for tolerance in (ROUNDING, SAME_MM):
-        assert f"{tolerance:g}" in page
+        assert np.format_float_positional(tolerance) in page
