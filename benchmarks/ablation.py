@@ -334,7 +334,7 @@ class Ablation:
 
     def _see(self, path: Path, volume: Volume) -> Seen:
         prepared = prepare(volume, self.networks.settings.preparation)
-        return Seen(case_name(path), volume, prepared, self.networks.encode(prepared, volume.content_hash))
+        return Seen(case_name(path), volume, prepared, self.networks.encode(prepared))
 
     def pool(
         self, *, restorations: int | None = None, temperature: float | None = None, percentile: float | None = None
@@ -370,7 +370,7 @@ class Ablation:
         restorations, temperature, percentile = key
         if (scan.name, percentile) not in self._restored:
             slices, height, width = scan.encoded.codes_Shw.shape
-            generator = scan_generator(scan.encoded.content_hash, 0)
+            generator = scan_generator(scan.encoded.codes_hash, 0)
             uniforms = draw_uniforms(max(RESTORATIONS), slices, (height, width), generator=generator)
             codes = self.networks.restored_codes(scan.encoded, uniforms, threshold_nats=threshold_nats)
             self._restored[scan.name, percentile] = codes

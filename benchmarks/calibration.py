@@ -140,7 +140,7 @@ def print_recalibrated(detector: Detector, scans: Sequence[Path]) -> None:
 def evidence_of(detector: Detector, path: Path) -> Scanned:
     networks, settings, volume = detector.networks, detector.settings, read_volume(path)
     prepared = prepare(volume, settings.preparation)
-    encoded = networks.encode(prepared, volume.content_hash)
+    encoded = networks.encode(prepared)
     restored = networks.restore(
         encoded,
         restorations=settings.detection.calibration_restorations,

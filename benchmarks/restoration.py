@@ -150,7 +150,7 @@ def trained_networks(
         ).clone()
     position = torch.from_numpy(np.concatenate([p.positions_S[k::4] for p in prepared[:-1] for k in range(4)]))
     train_prior(prior, codes, position, steps)
-    nll = networks.encode(prepared[-1], "threshold").nll_Shw
+    nll = networks.encode(prepared[-1]).nll_Shw
     threshold = float(nll.flatten().double().quantile(1 - UNLIKELY))
     table.add(f"{settings.preset}: λ_p, exceeded by {UNLIKELY:.0%} of the codes", threshold, "nats")
     return networks, CodeThresholds(score=threshold, restoration=threshold)
@@ -178,7 +178,7 @@ def train_prior(prior: PixelSNAIL, codes: torch.Tensor, position: torch.Tensor, 
 
 def encoded(networks: Networks, scan: Volume) -> EncodedScan:
     with one_thread(torch.device("cpu")):
-        return networks.encode(prepare(scan, networks.settings.preparation), scan.content_hash)
+        return networks.encode(prepare(scan, networks.settings.preparation))
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -198,7 +198,7 @@ def measure_restoration(
 ) -> None:
     codes, position, threshold = scan.codes_Shw, scan.position_S, thresholds.restoration
     slices, height, width = codes.shape
-    uniforms = draw_uniforms(RESTORATIONS, slices, (height, width), generator=scan_generator(scan.content_hash, 0))
+    uniforms = draw_uniforms(RESTORATIONS, slices, (height, width), generator=scan_generator(scan.codes_hash, 0))
     grids = RESTORATIONS * slices
     with torch.inference_mode():
         everything = codes.repeat(RESTORATIONS, 1, 1), position.repeat(RESTORATIONS)
@@ -315,7 +315,7 @@ def measure_whole_scan(
     with one_thread(networks.device):
         read, volume = seconds(lambda: read_volume(file))
         preparation, prepared = seconds(lambda: prepare(volume, networks.settings.preparation))
-        coding, _ = seconds(lambda: networks.encode(prepared, volume.content_hash))
+        coding, _ = seconds(lambda: networks.encode(prepared))
     table.add("brain: read 256³", read, "s")
     table.add("brain: prepare", preparation, "s")
     table.add("brain: encode 32 slices and score", coding, "s")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from leaks import contents, dated, hits
 from mendscan.benchmark import methods
 from mendscan.benchmark.methods import OWN, PAPER
 from mendscan.benchmark.running import _split, run_benchmark
@@ -92,6 +93,15 @@ def test_what_was_done_is_not_done_again(finished) -> None:
     assert any(line.startswith("done before: train mendscan") for line in said)
     assert any(re.fullmatch(r"step \d+: fit vae", line) for line in said)
     assert not any(re.fullmatch(r"step \d+: (train mendscan|fit atlas)", line) for line in said)
+
+
+def test_no_file_says_where_or_when_it_was_written(finished, healthy) -> None:
+    folder, written_after = finished[0], healthy.stat().st_mtime
+    written = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert len(written) > 50
+    places = tuple(str(place).lower().encode() for place in (folder, healthy))
+    assert [path for path in written if hits(contents(path), places)] == []
+    assert dated(written, written_after) == {}
 
 
 def test_no_method_has_seen_a_test_scan(finished) -> None:

@@ -80,7 +80,7 @@ def calibration(networks: Networks, tiny_settings: Settings) -> Calibration:
     """Learnt from eight scans, as training does it."""
     scans = [volume_from_array(head(seed), OBLIQUE, name="h") for seed in range(10, 18)]
     prepared = [prepare(scan, tiny_settings.preparation) for scan in scans]
-    encoded = [networks.encode(each, str(n)) for n, each in enumerate(prepared)]
+    encoded = [networks.encode(each) for each in prepared]
     thresholds = CodeThresholds.of(np.stack([scan.nll_Shw.numpy() for scan in encoded]), tiny_settings.detection)
     restored = [
         networks.restore(scan, restorations=2, threshold_nats=thresholds.restoration, seed=0) for scan in encoded

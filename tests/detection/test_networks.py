@@ -26,7 +26,7 @@ RESTORATIONS = 5
 @pytest.fixture(scope="module")
 def scan(networks: Networks, tmp_path_factory: pytest.TempPathFactory, write_scan: Callable[..., Path]) -> EncodedScan:
     volume = read_volume(write_scan(tmp_path_factory.mktemp("scan"), "one", seed=77))
-    return networks.encode(prepare(volume, networks.settings.preparation), volume.content_hash)
+    return networks.encode(prepare(volume, networks.settings.preparation))
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ def test_healthy_peaks_are_what_detection_finds_with_a_model_of_the_other_scans(
     evidence = []
     for path in scans:
         volume = read_volume(path)
-        encoded = networks.encode(prepare(volume, settings.preparation), volume.content_hash)
+        encoded = networks.encode(prepare(volume, settings.preparation))
         drawn = {"restorations": 2, "threshold_nats": calibration.thresholds.restoration, "seed": settings.seed}
         evidence.append(networks.evidence(encoded, networks.restore(encoded, **drawn).residual_SHW))
     found = []

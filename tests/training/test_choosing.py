@@ -10,6 +10,7 @@ import pytest
 
 import mendscan
 from mendscan.cohort.selection_cases import with_selection_anomalies
+from mendscan.cohort.store import measure_cohort
 from mendscan.config import override
 from mendscan.detection.networks import Networks
 from mendscan.models.bundle import load_bundle
@@ -46,7 +47,8 @@ def networks(model: Path) -> Networks:
 def parts(model: Path, healthy: Path) -> dict[str, list[Path]]:
     split = json.loads((model / "split.json").read_text())
     named = {"healthy": "calibration", "validation": "validation"}
-    return {name: _scans_by_content(healthy, split[part], Silent()) for name, part in named.items()}
+    paths, facts = measure_cohort(find_scans(healthy), Silent())
+    return {name: _scans_by_content(paths, facts, split[part], where=healthy) for name, part in named.items()}
 
 
 def test_the_plan_says_what_was_chosen_and_why(model: Path) -> None:

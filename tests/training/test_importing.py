@@ -102,7 +102,7 @@ def test_the_imported_model_sees_slices_and_codes_as_the_original_does(uncalibra
     detector, (vqvae, prior) = Detector.load(uncalibrated, device="cpu"), states
     volume = read_volume(find_scans(scans)[1])
     prepared = prepare(volume, detector.settings.preparation)
-    encoded = detector.networks.encode(prepared, volume.content_hash)
+    encoded = detector.networks.encode(prepared)
     voxels_XYZ = prepare(volume, detector.settings.preparation.model_copy(update={"slice_view": "array"})).slices_SHW
     theirs = voxels_XYZ.transpose(1, 2, 0).transpose(2, 1, 0)[:, ::-1, :][encoded.at]
     assert np.array_equal(theirs, encoded.slices_SHW.numpy())

@@ -136,7 +136,7 @@ def _of_detail(scan: Float32[np.ndarray, "S H W"]) -> list[float]:
     energies = []
     for axis in range(3):
         blurred = [gaussian_filter1d(scan, s, axis=axis, mode="nearest") if s else scan for s in _BAND_SIGMAS]
-        energies += [_log(np.mean((fine - rest) ** 2), 1e-4) for fine, rest in pairwise(blurred)]
+        energies += [_log(np.mean((fine - rest) ** 2, dtype=np.float64), 1e-4) for fine, rest in pairwise(blurred)]
     noise = np.abs(scan - gaussian_filter(scan, _NOISE_SIGMA, mode="nearest"))
     return [*energies, _log(np.median(noise), 1e-3), _log(np.quantile(noise, 0.99), 1e-3)]
 
@@ -169,7 +169,7 @@ def _of_agreement(coarse: Float32[np.ndarray, "S H W"], usual: Float32[np.ndarra
 
 def _of_edges(scan: Float32[np.ndarray, "S H W"]) -> list[float]:
     ends = [np.moveaxis(scan, axis, 0)[end] for axis in range(3) for end in (slice(3), slice(-3, None))]
-    return [_log(np.abs(np.diff(end, axis=0)).mean() if len(end) > 1 else 0.0, 1e-2) for end in ends]
+    return [_log(np.abs(np.diff(end, axis=0)).mean(dtype=np.float64) if len(end) > 1 else 0.0, 1e-2) for end in ends]
 
 
 def _correlation(one: Float32[np.ndarray, "S H W"], other: Float32[np.ndarray, "S H W"]) -> float:

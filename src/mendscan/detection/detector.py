@@ -101,7 +101,7 @@ class Detector:
         Args:
             scan: A file or folder that `read_volume` reads, a `Volume`, or a pair (array, affine).
             restorations: R; None for the model's setting (the paper: 15).
-            seed: Seed of the restorations; together with the scan's content it decides every sample.
+            seed: Seed of the restorations; together with the scan's codes it decides every sample.
             maps: Whether to restore and map; without, only the score is computed, faster.
             schedule: How restored codes are computed; all schedules give the same, the others far more slowly.
             precision: ``fast`` restores in bfloat16 where the processor has it: the score stays the same, the map
@@ -188,7 +188,7 @@ class Detector:
         settings, voxels = self.settings.detection, self.calibration.voxels
         with one_thread(self.networks.device):
             prepared = prepare(volume, self.settings.preparation)
-            encoded = self.networks.encode(prepared, volume.content_hash)
+            encoded = self.networks.encode(prepared)
             residual_SHW = None
             if not voxels.kinds or "residual" in voxels.kinds:
                 threshold = self.calibration.thresholds.restoration
@@ -206,7 +206,7 @@ class Detector:
         if strict:
             _refuse_unfit(volume, warnings)
         prepared = prepare(volume, self.settings.preparation)
-        encoded = self.networks.encode(prepared, volume.content_hash)
+        encoded = self.networks.encode(prepared)
         if gate is not None:
             warnings += gate.code_warnings(encoded.codes_Shw.numpy())
         if strict:

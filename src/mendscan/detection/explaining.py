@@ -120,7 +120,7 @@ def explain(
     networks, calibration, settings = detector.networks, detector.calibration, detector.settings
     with one_thread(networks.device):
         prepared = prepare(volume, settings.preparation)
-        encoded = networks.encode(prepared, volume.content_hash)
+        encoded = networks.encode(prepared)
         codes_RShw = _restored_codes(detector, encoded, restorations or settings.detection.restorations, seed)
         evidence = networks.evidence(encoded, networks.weighed(encoded, codes_RShw).residual_SHW)
         row = _row(prepared, encoded, volume, calibration.thresholds.score, through_mm)

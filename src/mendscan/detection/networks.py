@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -58,7 +58,6 @@ class EncodedScan:
         nll_Shw: Negative log-likelihood of each code, in nats.
         foreground_SHW: Where the scan shows something.
         at: Indices of the scored slices on the model grid.
-        content_hash: Of the scan's voxels.
         logits_SHW: What the discriminator says of each voxel, higher = more like a fault; None if there is none.
     """
 
@@ -68,8 +67,18 @@ class EncodedScan:
     nll_Shw: Float[Tensor, "S h w"]
     foreground_SHW: Bool[np.ndarray, "S H W"]
     at: Int[np.ndarray, " S"]
-    content_hash: str
     logits_SHW: Float[np.ndarray, "S H W"] | None = None
+
+    @cached_property
+    def codes_hash(self) -> str:
+        """SHA-256, in hex, of the codes: what restorations start from, so what decides their random numbers.
+
+        Unlike a hash of voxels and affine, it is the same for a scan that was moved in space or stored in another unit
+        of intensity.
+        """
+        digest = hashlib.sha256(np.asarray(self.codes_Shw.shape, dtype="<i8").tobytes())
+        digest.update(np.ascontiguousarray(self.codes_Shw.numpy(), dtype="<i4").data)
+        return digest.hexdigest()
 
     def slice_scores(self, threshold_nats: float) -> Float64[np.ndarray, " S"]:
         """Return the paper's score of every slice."""
@@ -127,7 +136,7 @@ class Networks:
     def _batching(self) -> _Batching:
         return _FITS_A_CPU if self.device.type == "cpu" else _FILLS_AN_ACCELERATOR
 
-    def encode(self, prepared: Prepared, content_hash: str) -> EncodedScan:
+    def encode(self, prepared: Prepared) -> EncodedScan:
         """Return the codes of a scan's scored slices, and how likely each is."""
         at = evenly_spaced(len(prepared.slices_SHW), self.settings.preparation.scored_slices)
         slices, position = torch.from_numpy(prepared.slices_SHW[at]), torch.from_numpy(prepared.positions_S[at])
@@ -137,7 +146,7 @@ class Networks:
             parts = each_in_threads(self.codes_and_nll, jobs, workers=self._threads)
         codes, nll = (torch.cat([part[i].cpu() for part in parts]) for i in range(2))
         logits = self._logits(prepared, at)
-        return EncodedScan(slices, position, codes, nll, prepared.foreground_SHW[at], at, content_hash, logits)
+        return EncodedScan(slices, position, codes, nll, prepared.foreground_SHW[at], at, logits)
 
     @torch.inference_mode()
     def _logits(self, prepared: Prepared, at: Int[np.ndarray, " S"]) -> Float[np.ndarray, "S H W"] | None:
@@ -172,7 +181,7 @@ class Networks:
             scan: The scan.
             restorations: R.
             threshold_nats: λ_p.
-            seed: Together with the scan's content it decides every sample.
+            seed: Together with the scan's codes it decides every sample.
             schedule: How the codes are computed; all give the same.
             precision: ``fast`` is bfloat16 where the processor has it; codes and maps then differ slightly.
         """
@@ -278,11 +287,11 @@ class Networks:
 def scan_uniforms(scan: EncodedScan, restorations: int, seed: int) -> Float64[Tensor, "R S h w"]:
     """Return the number that decides each sampled code of a scan's restorations."""
     slices, height, width = scan.codes_Shw.shape
-    generator = scan_generator(scan.content_hash, seed)
+    generator = scan_generator(scan.codes_hash, seed)
     return draw_uniforms(restorations, slices, (height, width), generator=generator)
 
 
-def scan_generator(content_hash: str, seed: int) -> torch.Generator:
-    """Return a stream that depends on a scan's content and the seed alone, not on its name or neighbours."""
-    digest = hashlib.sha256(f"restoration:{seed}:{content_hash}".encode()).digest()
+def scan_generator(content: str, seed: int) -> torch.Generator:
+    """Return a stream that depends on a scan's content, such as its `codes_hash`, and the seed alone."""
+    digest = hashlib.sha256(f"restoration:{seed}:{content}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -74,7 +74,7 @@ def calibrate(
         for path in scans:
             volume = read_volume(path)
             prepared = prepare(volume, networks.settings.preparation)
-            encoded.append(networks.encode(prepared, volume.content_hash))
+            encoded.append(networks.encode(prepared))
             if acquisition is not None:
                 distances.append(acquisition.distance(prepared.slices_SHW))
             progress.advance()

@@ -115,14 +115,14 @@ def _made_case(networks: Networks, path: Path, turn: int) -> LabelledEvidence:
     rng = np.random.default_rng([networks.settings.seed, turn, 7])
     altered, label_XYZ = with_selection_anomalies(read_volume(path), count=_ANOMALIES, turn=turn, rng=rng)
     prepared = prepare(altered, networks.settings.preparation)
-    encoded = networks.encode(prepared, altered.content_hash)
+    encoded = networks.encode(prepared)
     return LabelledEvidence(networks.evidence(encoded, None), prepared.labelled_slices(label_XYZ)[encoded.at])
 
 
 def _usual(networks: Networks, path: Path) -> Evidence:
     volume = read_volume(path)
     prepared = prepare(volume, networks.settings.preparation)
-    return networks.evidence(networks.encode(prepared, volume.content_hash), None)
+    return networks.evidence(networks.encode(prepared), None)
 
 
 def _matters(name: str, settings: DetectionSettings) -> bool:
