@@ -65,7 +65,7 @@ class CheckReport:
     """What a check found out.
 
     Attributes:
-        scans: Every scan, in the order of the paths given.
+        scans: Every scan, in the order of the paths given, then the paths where none is found.
         notes: What was left out of a folder, or is odd about it, with its path.
         passed_over: Files that are no scans.
     """

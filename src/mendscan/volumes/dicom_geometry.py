@@ -171,10 +171,8 @@ def _check_line(places: Float[np.ndarray, "n 3"], step: Float[np.ndarray, " 3"],
 def _warn_of_tilt(step: Float[np.ndarray, " 3"], normal: Float[np.ndarray, " 3"], where: str) -> None:
     degrees = math.degrees(math.acos(min(1.0, float(normal @ step) / float(np.linalg.norm(step)))))
     if degrees > TILT_WARNING_DEGREES:
-        message = (
-            f"the slices are sheared by {degrees:.1f} degrees (gantry tilt); the affine says so exactly, and some "
-        )
-        remark(where, "W_SHEAR", message + "programs cannot show a sheared map")
+        tilt = f"the slices are sheared by {degrees:.1f} degrees (gantry tilt)"
+        remark(where, "W_SHEAR", f"{tilt}; the affine says so exactly, and some programs cannot show a sheared map")
 
 
 def _listed(parts: list[str]) -> str:
