@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +192,19 @@ def test_a_write_that_fails_leaves_the_checkpoints_before_it(
         load_checkpoint(path)
     assert run(tmp_path) == whole
     assert steps_logged(tmp_path) == list(range(STEPS))
+
+
+def test_files_that_may_not_grow_are_said(whole: str, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(WriteError, match="File too large") as caught:
+            run(tmp_path, Listener(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.code == "E_NO_SPACE"
+    assert not list(tmp_path.glob(".*"))
+    assert load_checkpoint(checkpoints(tmp_path)[-1]).facts["step"] == 4
+    assert run(tmp_path) == whole
 
 
 def test_a_folder_that_vanishes_is_said(tmp_path: Path) -> None:
