@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +18,9 @@ from typing import Any
 from loky import ProcessPoolExecutor, as_completed
 
 __all__ = ["available_cores", "each_in_processes", "each_in_threads"]
+
+_LOOK_EVERY_SECONDS = 0.5
+"""How often a worker looks whether its parent still lives."""
 
 
 def available_cores() -> int:
@@ -46,7 +51,7 @@ def each_in_processes(
     if count == 0:
         yield from _each_here(work, jobs, expected, initializer, initargs)
         return
-    with ProcessPoolExecutor(count, initializer=initializer, initargs=initargs) as pool:
+    with ProcessPoolExecutor(count, initializer=_begin_worker, initargs=(os.getpid(), initializer, initargs)) as pool:
         try:
             with _signals_held_back():
                 futures = {pool.submit(work, *job): index for index, job in enumerate(jobs)}
@@ -56,6 +61,19 @@ def each_in_processes(
         except BaseException:
             pool.shutdown(wait=False, kill_workers=True)
             raise
+
+
+def _begin_worker(parent: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: a parent that was killed could not end it."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_EVERY_SECONDS)
+    os._exit(1)
 
 
 @contextmanager
