@@ -155,6 +155,16 @@ def test_with_no_good_checkpoint_the_stage_begins_anew_and_ends_the_same(whole: 
     assert steps_logged(tmp_path) == list(range(STEPS))
 
 
+@pytest.mark.parametrize("at", [5, STEPS])
+def test_a_damaged_log_is_put_right_by_the_checkpoint(whole: str, tmp_path: Path, at: int) -> None:
+    run(tmp_path) if at == STEPS else stopped(tmp_path, at)
+    before = MetricsLog(tmp_path / "metrics.jsonl").entries()
+    (tmp_path / "metrics.jsonl").write_bytes((tmp_path / "metrics.jsonl").read_bytes()[:50])
+    assert run(tmp_path) == whole
+    assert MetricsLog(tmp_path / "metrics.jsonl").entries()[:at] == before
+    assert steps_logged(tmp_path) == list(range(STEPS))
+
+
 def test_a_checkpoint_on_top_of_other_networks_is_not_used(tmp_path: Path) -> None:
     stopped(tmp_path, 5)
     listener = Listener()
