@@ -61,7 +61,8 @@ def run(
 
     def loss_of_step(step: int) -> dict[str, torch.Tensor]:
         x = torch.randn(8, 4, generator=generator_for("data", step))
-        return {"loss": (network(x) - x.sum(1, keepdim=True)).pow(2).mean() + spoil(step, network)}
+        error = (network(x) - x.sum(1, keepdim=True)).pow(2).mean()
+        return {"loss": error + spoil(step, network), "error": error}
 
     folder.mkdir(exist_ok=True)
     listener = listener or Listener()
@@ -158,10 +159,10 @@ def test_with_no_good_checkpoint_the_stage_begins_anew_and_ends_the_same(whole: 
 @pytest.mark.parametrize("at", [5, STEPS])
 def test_a_damaged_log_is_put_right_by_the_checkpoint(whole: str, tmp_path: Path, at: int) -> None:
     run(tmp_path) if at == STEPS else stopped(tmp_path, at)
-    before = MetricsLog(tmp_path / "metrics.jsonl").entries()
+    before = (tmp_path / "metrics.jsonl").read_bytes()
     (tmp_path / "metrics.jsonl").write_bytes((tmp_path / "metrics.jsonl").read_bytes()[:50])
     assert run(tmp_path) == whole
-    assert MetricsLog(tmp_path / "metrics.jsonl").entries()[:at] == before
+    assert (tmp_path / "metrics.jsonl").read_bytes().startswith(before)
     assert steps_logged(tmp_path) == list(range(STEPS))
 
 

@@ -61,7 +61,9 @@ class MetricsLog:
 
 
 def _line(entry: dict[str, Any]) -> str:
-    return json.dumps(entry) + "\n"
+    """Return the line of an entry, the same whether it was just made or comes from a checkpoint."""
+    first = {"stage": entry["stage"], "step": entry["step"]}
+    return json.dumps(first | dict(sorted(entry.items()))) + "\n"
 
 
 def _entry(line: str) -> dict[str, Any] | None:
