@@ -3,17 +3,16 @@ from pathlib import Path
 from mendscan.training.metrics_log import MetricsLog, draw_curves
 
 
-def test_rewinding_forgets_what_will_be_done_again(tmp_path: Path) -> None:
+def test_a_stage_is_put_back_to_where_it_was_saved(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
     for step in range(5):
         log.write("vqvae", step, loss=1.0)
     log.write("prior", 0, loss=2.0)
-    log.rewind("vqvae", 3)
-    kept = [("vqvae", 0), ("vqvae", 1), ("vqvae", 2), ("prior", 0)]
-    assert [(e["stage"], e["step"]) for e in log.entries()] == kept
-    log.write("vqvae", 3, loss=1.0)
+    saved = log.entries()[:3]
+    log.restore("vqvae", saved)
+    assert [(e["stage"], e["step"]) for e in log.entries()] == [("prior", 0), ("vqvae", 0), ("vqvae", 1), ("vqvae", 2)]
     log.in_order(("vqvae", "prior"))
-    assert [(e["stage"], e["step"]) for e in log.entries()] == [*kept[:3], ("vqvae", 3), ("prior", 0)]
+    assert log.entries() == [*saved, {"stage": "prior", "step": 0, "loss": 2.0}]
 
 
 def test_a_line_cut_off_by_a_crash_is_dropped(tmp_path: Path) -> None:
@@ -22,7 +21,7 @@ def test_a_line_cut_off_by_a_crash_is_dropped(tmp_path: Path) -> None:
     with log.path.open("a") as opened:
         opened.write('{"stage": "vqv')
     assert len(log.entries()) == 1
-    log.rewind("vqvae", 1)
+    log.restore("vqvae", log.entries())
     log.write("vqvae", 1, loss=1.0)
     assert len(log.entries()) == 2
 

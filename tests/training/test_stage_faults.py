@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,8 @@ def run(
 
     def loss_of_step(step: int) -> dict[str, torch.Tensor]:
         x = torch.randn(8, 4, generator=generator_for("data", step))
-        return {"loss": (network(x) - x.sum(1, keepdim=True)).pow(2).mean() + spoil(step, network)}
+        error = (network(x) - x.sum(1, keepdim=True)).pow(2).mean()
+        return {"loss": error + spoil(step, network), "error": error}
 
     folder.mkdir(exist_ok=True)
     listener = listener or Listener()
@@ -154,6 +156,16 @@ def test_with_no_good_checkpoint_the_stage_begins_anew_and_ends_the_same(whole: 
     assert steps_logged(tmp_path) == list(range(STEPS))
 
 
+@pytest.mark.parametrize("at", [5, STEPS])
+def test_a_damaged_log_is_put_right_by_the_checkpoint(whole: str, tmp_path: Path, at: int) -> None:
+    run(tmp_path) if at == STEPS else stopped(tmp_path, at)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes((tmp_path / "metrics.jsonl").read_bytes()[:50])
+    assert run(tmp_path) == whole
+    assert (tmp_path / "metrics.jsonl").read_bytes().startswith(before)
+    assert steps_logged(tmp_path) == list(range(STEPS))
+
+
 def test_a_checkpoint_on_top_of_other_networks_is_not_used(tmp_path: Path) -> None:
     stopped(tmp_path, 5)
     listener = Listener()
@@ -191,6 +203,19 @@ def test_a_write_that_fails_leaves_the_checkpoints_before_it(
         load_checkpoint(path)
     assert run(tmp_path) == whole
     assert steps_logged(tmp_path) == list(range(STEPS))
+
+
+def test_files_that_may_not_grow_are_said(whole: str, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(WriteError, match="File too large") as caught:
+            run(tmp_path, Listener(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.code == "E_NO_SPACE"
+    assert not list(tmp_path.glob(".*"))
+    assert load_checkpoint(checkpoints(tmp_path)[-1]).facts["step"] == 4
+    assert run(tmp_path) == whole
 
 
 def test_a_folder_that_vanishes_is_said(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,17 +23,16 @@ class MetricsLog:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def rewind(self, stage: str, step: int) -> None:
-        """Forget what was logged of `stage` from `step` on: it will be done again.
+    def restore(self, stage: str, entries: Sequence[dict[str, Any]]) -> None:
+        """Have the log of a stage be these entries: what was logged after its checkpoint will be done again.
 
         Raises:
             WriteError: If the file cannot be written.
         """
-        kept = [entry for entry in self.entries() if entry["stage"] != stage or entry["step"] < step]
-        self._rewrite(kept)
+        self._rewrite([*(entry for entry in self.entries() if entry["stage"] != stage), *entries])
 
     def in_order(self, stages: Sequence[str]) -> None:
-        """Put the stages in this order, whichever was done again last.
+        """Put the stages in this order, whichever was restored last.
 
         Raises:
             WriteError: If the file cannot be written.
@@ -51,16 +49,6 @@ class MetricsLog:
         with write_errors(self.path), self.path.open("a", encoding="utf-8") as opened:
             opened.write(_line(entry))
 
-    def flush(self) -> None:
-        """Have the disk hold what was written: a checkpoint must not outlive the lines before it.
-
-        Raises:
-            WriteError: If that fails.
-        """
-        if self.path.exists():
-            with write_errors(self.path), self.path.open("rb+") as opened:
-                os.fsync(opened.fileno())
-
     def entries(self) -> list[dict[str, Any]]:
         """Return all lines; one that a crash has cut off is left out."""
         if not self.path.exists():
@@ -73,7 +61,9 @@ class MetricsLog:
 
 
 def _line(entry: dict[str, Any]) -> str:
-    return json.dumps(entry) + "\n"
+    """Return the line of an entry, the same whether it was just made or comes from a checkpoint."""
+    first = {"stage": entry["stage"], "step": entry["step"]}
+    return json.dumps(first | dict(sorted(entry.items()))) + "\n"
 
 
 def _entry(line: str) -> dict[str, Any] | None:

@@ -93,7 +93,6 @@ class StageRun:
         first_step = self._resume(optimiser)
         if first_step == self.steps:
             return
-        self.where.log.rewind(self.name, first_step)
         self.where.progress.begin(self.name, self.steps, done=first_step)
         self._saved_at = time.monotonic()
         self.network.train()
@@ -117,6 +116,7 @@ class StageRun:
 
     def _resume(self, optimiser: torch.optim.Optimizer) -> int:
         saved = self._checkpoints.newest(self.basis)
+        self.where.log.restore(self.name, [] if saved is None else saved.facts["log"])
         if saved is None:
             return 0
         restore(saved, self.network, optimiser)
@@ -164,10 +164,10 @@ class StageRun:
         done = steps_taken == self.steps
         if not (done or self.where.stop.made or time.monotonic() - self._saved_at > _SAVE_EVERY_SECONDS):
             return
-        facts: dict[str, Any] = {"basis": self.basis, "threads": torch.get_num_threads()}
+        logged = [entry for entry in self.where.log.entries() if entry["stage"] == self.name]
+        facts: dict[str, Any] = {"basis": self.basis, "threads": torch.get_num_threads(), "log": logged}
         if self._epoch_mean is not None:
             facts["epoch_mean"] = [self._epoch_mean.total, self._epoch_mean.scans]
-        self.where.log.flush()
         self._checkpoints.save(steps_taken, self.network, optimiser, facts)
         self._saved_at = time.monotonic()
         if self.where.stop.made and not done:

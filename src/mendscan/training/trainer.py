@@ -10,15 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mendscan.cohort.fingerprint import ScanFacts, fingerprint
-from mendscan.cohort.planning import SET_BY_USER, Decision, Plan, plan_auto, plan_preset
+from mendscan.cohort.fingerprint import ScanFacts
+from mendscan.cohort.planning import SET_BY_USER, Plan
 from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort, split_by_content
-from mendscan.config import Settings, override, parse_settings
+from mendscan.config import Settings
 from mendscan.detection.acquisition import AcquisitionReference
 from mendscan.detection.calibration import Calibration
-from mendscan.detection.devices import bfloat16_is_fast, choose_device
+from mendscan.detection.devices import choose_device
 from mendscan.detection.networks import Networks
-from mendscan.errors import CohortError, SettingsError
 from mendscan.models.bundle import load_bundle, save_bundle
 from mendscan.models.discriminator import Discriminator
 from mendscan.models.pixelsnail import PixelSNAIL
@@ -35,6 +34,7 @@ from mendscan.training.gating import learn_gate
 from mendscan.training.loop import LossOfStep
 from mendscan.training.metrics_log import MetricsLog, draw_curves
 from mendscan.training.model_card import model_card
+from mendscan.training.plans import new_plan, resumed_plan
 from mendscan.training.request import Budget, check_request
 from mendscan.training.run import StageFolder, StageRun
 from mendscan.training.stages import (
@@ -53,7 +53,6 @@ from mendscan.training.workplace import (
     clear_work,
     close_work,
     is_started,
-    read_plan,
     sweep_finished,
     workplace,
     write_plan,
@@ -184,7 +183,7 @@ def _prepared(
     resumed = is_started(work.parent)
     if resumed:
         steps = [f"training.steps={request.budget.steps}"] if request.budget.steps else []
-        plan = _resumed_plan(work, facts, [*request.assignments, *steps])
+        plan = resumed_plan(work, facts, [*request.assignments, *steps])
     else:
         clear_work(work)
         plan = new_plan(request.preset, facts, seed=request.seed, assignments=request.assignments, device=device)
@@ -307,43 +306,6 @@ def _prior_loss(prior: PixelSNAIL, vqvae: VQVAE, training: SliceData, progress: 
 def _encode(vqvae: VQVAE, data: SliceData, views: int, progress: Progress) -> CodeData:
     progress.begin("encode", views * len(data))
     return encode_views(vqvae, data, views, progress.advance)
-
-
-def new_plan(
-    preset: str, facts: Sequence[ScanFacts], *, seed: int, assignments: Sequence[str], device: torch.device
-) -> Plan:
-    """Return the plan for a measured cohort, with the user's own settings."""
-    cohort = fingerprint(facts)
-    if preset == "auto":
-        plan = plan_auto(cohort, seed=seed, bfloat16_is_fast=bfloat16_is_fast(device))
-    else:
-        plan = plan_preset(preset, cohort, seed=seed)
-    settings = override(plan.settings, assignments)
-    pairs = (assignment.partition("=") for assignment in assignments)
-    return plan.decided(*(Decision(key, value, SET_BY_USER) for key, _, value in pairs), settings=settings)
-
-
-def _resumed_plan(work: Path, facts: Sequence[ScanFacts], assignments: Sequence[str]) -> Plan:
-    saved = read_plan(work)
-    now = sorted(fact.content_hash for fact in facts)
-    if now != saved["hashes"]:
-        different = len(set(now) ^ set(saved["hashes"]))
-        raise CohortError(
-            "these are not the scans that the training began with",
-            where=work.parent,
-            code="E_RESUME_COHORT",
-            found=f"{different} scans differ",
-            remedy="give the same scans, or train anew in another folder",
-        )
-    settings = parse_settings(saved["settings"], where=work / "plan.json")
-    if override(settings, assignments) != settings:
-        raise SettingsError(
-            "a resumed training keeps its settings",
-            where="--resume",
-            code="E_RESUME_SETTINGS",
-            remedy="give --steps, --epochs and --set as they were, or leave them out",
-        )
-    return Plan(fingerprint(facts), tuple(Decision(**d) for d in saved["decisions"]), settings)
 
 
 def _last_figures(entries: Sequence[dict[str, Any]]) -> dict[str, float]:
