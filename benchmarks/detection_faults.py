@@ -32,6 +32,7 @@ import numpy as np
 
 import mendscan
 from mendscan.detection.batch import detect_folder
+from mendscan.errors import Interrupted
 from mendscan.results.figures import save_figure
 
 MODEL = (
@@ -216,7 +217,10 @@ def soak(folder: Path, count: int, workers: int) -> list[dict[str, Any]]:
     for number in range(count):
         shutil.copy(distinct[number % len(distinct)], scans / f"scan{number:05}.nii.gz")
     watch, started = Watch(), time.monotonic()
-    detect(folder, scans, folder / "soaked", workers, resume=False, progress=watch)
+    try:
+        detect(folder, scans, folder / "soaked", workers, resume=False, progress=watch)
+    except Interrupted:
+        print("stopped: the figures are of the scans so far")
     seconds = time.monotonic() - started
     print(f"{watch.done} scans in {seconds:.0f} s, {len(watch.samples)} processes")
     rows: list[dict[str, Any]] = [{"name": "scans", "value": watch.done, "unit": "scans"}]

@@ -221,6 +221,22 @@ def test_a_resumed_batch_that_stops_loses_no_row(
     assert contents(results) == contents(whole)
 
 
+def test_a_run_from_the_beginning_that_stops_vouches_for_nothing_old(
+    run: Detect, scans: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(case: Any, task: Any) -> Any:
+        if case.name == "b":
+            raise KeyboardInterrupt
+        return genuine(case, task)
+
+    genuine = case_work.detect_case
+    monkeypatch.setattr(batch, "detect_case", stop)
+    with pytest.raises(Interrupted):
+        run(scans, results)
+    assert [path.name for path in (results / "records").iterdir()] == ["a.json"]
+    assert [row["case"] for row in contents(results)["scores.csv"]] == ["a"]
+
+
 def test_two_runs_in_one_folder_are_refused(run: Detect, scans: Path, results: Path, whole: Path) -> None:
     with locked(results, "detection"), pytest.raises(WriteError) as caught:
         run(scans, results, resume=True)

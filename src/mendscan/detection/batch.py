@@ -30,7 +30,7 @@ from mendscan.errors import Interrupted, SettingsError, WriteError
 from mendscan.parallel import available_cores, each_outcome
 from mendscan.progress import Progress, Silent
 from mendscan.results import Detection, forget_case
-from mendscan.results.layout import MODEL_CARD, SUBFOLDERS, remove_temporary
+from mendscan.results.layout import MODEL_CARD, RECORDS, SUBFOLDERS, remove, remove_temporary
 from mendscan.results.records import CaseRecord, digest_of, read_record
 from mendscan.results.tables import Tables
 from mendscan.volumes.apart import keep_apart
@@ -135,7 +135,9 @@ def detect_folder(
         task = Task(folder, options, request, resume, after_save)
         with locked(make_folder(folder), "detection"), _left_in_order(folder):
             write_text(folder / MODEL_CARD, detector.card)
-            tables = Tables(folder, run, _claimed(cases, task))
+            if not resume:
+                _forget_records(cases, folder)
+            tables = Tables(folder, run, partial(_claimed, cases, task))
             outcomes = each_outcome(
                 detect_case,
                 [(case, task) for case in cases],
@@ -207,9 +209,15 @@ def _left_in_order(folder: Path) -> Iterator[None]:
             remove_temporary(folder)
 
 
+def _forget_records(cases: Sequence[Case], folder: Path) -> None:
+    """Remove what vouches for the results of an earlier run, which are to be made anew."""
+    for case in cases:
+        remove(folder / RECORDS / f"{case.name}.json")
+
+
 def _claimed(cases: Sequence[Case], task: Task) -> list[CaseRecord]:
-    """Return the records that a stopped run left of the same request; whether they hold is found out case by case."""
-    records = [read_record(task.folder, case.name) for case in cases] if task.resume else []
+    """Return the records that there are of the request; whether those of a stopped run hold is found out by case."""
+    records = [read_record(task.folder, case.name) for case in cases]
     return [record for record in records if record is not None and record.request == task.request]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from mendscan.results.records import CaseRecord
 
 __all__ = ["Tables"]
 
+_Rows = dict[str, tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]
 _EVERY_S = 20.0
 """Tables are written anew at most so often: every row each time, they would cost as the square of the scans."""
 
@@ -24,15 +25,16 @@ class Tables:
     Args:
         folder: The results folder.
         run: What ``results.json`` holds.
-        claimed: Records of a stopped run; their rows are in the tables until their cases are done.
+        claim: Returns the records that are there; their rows are in the tables until their cases are done.
     """
 
-    def __init__(self, folder: Path, run: dict[str, Any], claimed: Sequence[CaseRecord] = ()) -> None:
+    def __init__(self, folder: Path, run: dict[str, Any], claim: Callable[[], Sequence[CaseRecord]]) -> None:
         self.folder = folder
         self.kept = 0
         self._run = run
-        self._claimed = {record.case: (record.row, record.findings) for record in claimed}
-        self._done: dict[str, tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]] = {}
+        self._claim = claim
+        self._claimed = self._rows_of_records()
+        self._done: _Rows = {}
         self._written_at: float | None = None
 
     @property
@@ -69,8 +71,12 @@ class Tables:
         try:
             yield
         except BaseException:
-            if self._done:
+            self._claimed = self._rows_of_records()  # a scan may be done and the word of it not have come
+            if self._done or self._claimed:
                 with suppress(WriteError):
                     self.write()
             raise
         self.write()
+
+    def _rows_of_records(self) -> _Rows:
+        return {record.case: (record.row, record.findings) for record in self._claim()}
