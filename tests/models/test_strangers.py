@@ -331,7 +331,7 @@ def test_a_bomb_in_the_settings(model: Path, name: str) -> None:
 
 
 def test_a_discriminator_that_is_not_there(model: Path) -> None:
-    with_config(model, lambda config: config["settings"]["training"].update(discriminator_share=0.5, steps=10**12))
+    with_config(model, lambda config: config["settings"]["training"].update(discriminator_share=0.5, steps=10**9))
     assert refused(model).code == "E_MODEL_SHAPE"
 
 
