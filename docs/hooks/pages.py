@@ -13,6 +13,7 @@ FRONT = {
     "index.md": "README.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
+    "reporting-a-weakness.md": "SECURITY.md",
     "licence.txt": "LICENSE",
     "citation.txt": "CITATION.cff",
 }
