@@ -4,7 +4,15 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-NOT_OF_SCANS = {"E_NAME", "E_JSON", "E_COLUMNS"}
+NOT_OF_SCANS = {
+    "E_NAME",
+    "E_JSON",
+    "E_COLUMNS",
+    "E_LOCKED",
+    "E_NO_SPACE",
+    "E_OUTPUT_AMONG_INPUTS",
+    "E_INPUT_AMONG_OUTPUTS",
+}
 PAGES = ("formats.md", "dicom-output.md")
 
 
