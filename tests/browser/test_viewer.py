@@ -201,9 +201,9 @@ def test_a_finding_that_is_clicked_is_gone_to(watched: Watched) -> None:
         assert numbers(said(page, "voxel")) == [17 - y, 19 - z, x]
         assert page.url.endswith(f"#1.{number + 1}")
     page.keyboard.press("n")
-    assert page.url.endswith("#1.1")
+    page.wait_for_url("**/#1.1")
     page.keyboard.press("p")
-    assert page.url.endswith("#1.2")
+    page.wait_for_url("**/#1.2")
 
 
 def test_the_restoration_takes_the_place_of_the_scan(watched: Watched) -> None:

@@ -191,7 +191,7 @@ def test_a_preset_takes_the_papers_epochs_by_default(healthy: Path, tmp_path: Pa
     with pytest.raises(Interrupted):
         train(healthy, tmp_path / "model", on_estimate=said.append, progress=StopAt("vqvae", 1))
     assert said[0].epochs == 600
-    assert json.loads((tmp_path / "model" / "work" / "plan.json").read_text())["settings"]["training"]["epochs"] == 600
+    assert read_plan(tmp_path / "model" / "work")["settings"]["training"]["epochs"] == 600
 
 
 def test_steps_leave_no_epochs_in_the_plan(healthy: Path, tmp_path: Path) -> None:

@@ -50,5 +50,10 @@ def view(
         if open_browser:
             webbrowser.open(address)
 
-    logging.getLogger("mendscan.volumes").setLevel(logging.ERROR)  # what it would warn of, the page says
-    serve(results, host=host, port=port, token=token, on_ready=ready)
+    reading = logging.getLogger("mendscan.volumes")
+    before = reading.level
+    reading.setLevel(logging.ERROR)  # what it would warn of, the page says
+    try:
+        serve(results, host=host, port=port, token=token, on_ready=ready)
+    finally:
+        reading.setLevel(before)

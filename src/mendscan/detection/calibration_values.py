@@ -60,6 +60,7 @@ class _Gate(_Strict):
     span: Triple
     offset: Triple
     typical_span: Annotated[float, Field(gt=0)]
+    histogram: Triple
     agreement: Triple
     few_values: bool
     like_ct: bool
@@ -142,7 +143,11 @@ def _expected_arrays(known: _Values, settings: Settings) -> dict[str, tuple[str,
     if known.gate is not None:
         cells: Shape = (None, None, None)
         expected |= {f"gate_{name}": ("float32", cells) for name in ("values", "share", "foreground")}
-        expected |= {"gate_gain_limits": ("float64", (48,)), "gate_missing_limits": ("float64", (6,))}
+        expected |= {
+            "gate_quantiles": ("float64", (19,)),
+            "gate_gain_limits": ("float64", (48,)),
+            "gate_missing_limits": ("float64", (6,)),
+        }
         if known.gate.codes is not None:
             expected["gate_codes"] = ("float64", (settings.vqvae.codes,))
     return expected

@@ -62,4 +62,4 @@ def told_apart(error: WriteError) -> WriteError:
 
 def concerns_the_folder(outcome: object) -> bool:
     """Return whether an error of writing says that the results folder can hold nothing more, of any scan."""
-    return isinstance(outcome, WriteError) and outcome.code == "E_WRITE"
+    return isinstance(outcome, WriteError) and outcome.code in ("E_WRITE", "E_NO_SPACE")

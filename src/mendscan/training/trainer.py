@@ -129,9 +129,8 @@ def train(
     budget = Budget(minutes, steps, epochs)
     sweep_finished(folder)
     check_request(folder, preset, budget, assignments, resume=resume)
-    if epochs is not None:
-        assignments = [*assignments, f"training.epochs={epochs}"]
-    request = _Request(preset, budget, seed, tuple(assignments), on_plan, on_estimate)
+    in_epochs = [] if epochs is None else [f"training.epochs={epochs}"]
+    request = _Request(preset, budget, seed, (*assignments, *in_epochs), on_plan, on_estimate)
     with workplace(folder) as place:
         # Another training may have ended there since.
         check_request(folder, preset, budget, assignments, resume=resume)
