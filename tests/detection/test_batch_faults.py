@@ -192,7 +192,7 @@ def test_a_full_disk_ends_the_batch_and_leaves_the_old_files(
     ended = subprocess.run(told, capture_output=True, text=True, check=False, preexec_fn=no_room)
     said = " ".join((ended.stdout + ended.stderr).split())
     assert ended.returncode == 2, said
-    assert "the file cannot be written (found File too large)" in said
+    assert "the file cannot be written (found File too large, " in said
     assert "Traceback" not in said
     after = contents(results)
     assert {name: content for name, content in after.items() if name in before} == {

@@ -20,6 +20,7 @@ from mendscan.training.budget import EpochEstimate, check_epochs
 from mendscan.training.epochs import EpochMean, Epochs
 from mendscan.training.request import Budget
 from mendscan.training.stages import SliceData, fresh_prior_loss, validate_vqvae, vqvae_loss
+from mendscan.training.workplace import read_plan
 from training.test_trainer import StopAt, digests
 
 TINY = (

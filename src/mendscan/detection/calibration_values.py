@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from mendscan.cohort.preparing import evenly_spaced
 from mendscan.config import Settings
 from mendscan.detection.acquisition import STATISTICS
 from mendscan.detection.evidence import KINDS
@@ -129,7 +130,8 @@ Shape = tuple[int | None, ...]
 
 def _expected_arrays(known: _Values, settings: Settings) -> dict[str, tuple[str, Shape]]:
     """Return type and shape of every array there must be; None = any length."""
-    grid, n = settings.shape_SHW, len(STATISTICS)
+    whole, n = settings.shape_SHW, len(STATISTICS)
+    grid = (len(evenly_spaced(whole[0], settings.preparation.scored_slices)), *whole[1:])
     expected: dict[str, tuple[str, Shape]] = {}
     kinds = [name for name in KINDS if getattr(known, f"{name}_tail") is not None]
     for channel in (one for name in kinds if not KINDS[name].relative for one in channel_names(name)):
@@ -139,7 +141,7 @@ def _expected_arrays(known: _Values, settings: Settings) -> dict[str, tuple[str,
     if known.scan is not None:
         shapes: dict[str, Shape] = {"centre": (n,), "spread": (n,), "precision": (n, n)}
         expected |= {f"acquisition_{name}": ("float64", shape) for name, shape in shapes.items()}
-        expected["acquisition_usual_SHW"] = ("float32", grid)
+        expected["acquisition_usual_SHW"] = ("float32", whole)
     if known.gate is not None:
         cells: Shape = (None, None, None)
         expected |= {f"gate_{name}": ("float32", cells) for name in ("values", "share", "foreground")}
