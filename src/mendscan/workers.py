@@ -15,7 +15,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -216,6 +216,11 @@ def _serve(pipe: Connection, lifeline: Connection, task: bytes) -> None:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
+    with suppress(EOFError, OSError):  # the parent has gone, or wants no more
+        _work_on(pipe, task)
+
+
+def _work_on(pipe: Connection, task: bytes) -> None:
     try:
         work = _prepared(task)
     except Exception as error:  # noqa: BLE001
@@ -223,11 +228,7 @@ def _serve(pipe: Connection, lifeline: Connection, task: bytes) -> None:
         return
     pipe.send(("ready", None))
     while True:
-        try:
-            job = pipe.recv()
-        except (EOFError, OSError):
-            return
-        _report(pipe, _outcome(work, job))
+        _report(pipe, _outcome(work, pipe.recv()))
 
 
 def _prepared(task: bytes) -> Callable[..., Any]:

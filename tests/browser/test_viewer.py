@@ -235,6 +235,7 @@ def test_keys_lead_through_scans_and_voxels(watched: Watched) -> None:
         page.keyboard.press(key)
     watched.restored("warned")
     page.keyboard.press("k")
+    watched.restored("plain")
     page.keyboard.press("k")
     watched.restored("anomalous")
     go_to(watched, (8, 9, 10))

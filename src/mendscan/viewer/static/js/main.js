@@ -215,7 +215,9 @@ function toggleTheme() {
 }
 
 const flipped = () => byId("flip").disabled || flip(Number(byId("blend").value) > 0 ? 0 : 1);
-const besides = (step) => { location.hash = String(page.list.beside(page.number, step) + 1); };
+// From the address, which changes at once: the page follows it later, and keys may come faster.
+const asked = () => Number(location.hash.match(/^#(\d{1,7})/)?.[1] ?? page.number + 1) - 1;
+const besides = (step) => { location.hash = String(page.list.beside(asked(), step) + 1); };
 let shownOpacity = 0.7;
 
 function toggleMap() {
