@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from mendscan.errors import SettingsError
-from mendscan.models.bundle import load_bundle
+from mendscan.models.folder import ModelFolder
 from mendscan.results import Detection, locate_findings
 from mendscan.volumes import dicom_sources
 from mendscan.volumes.dicom_objects import MOST_SEGMENTS, Provenance
@@ -119,7 +119,7 @@ def dicom_results(model: str | Path, scans: str | Path, *, seed: int, maps: bool
             remedy="leave it out: maps are written as NIfTI in any case",
         )
     without = tuple(case for case in found if case not in from_dicom)
-    return DicomResults(from_dicom, without, load_bundle(Path(model)).model_hash, seed, patient)
+    return DicomResults(from_dicom, without, ModelFolder.open(Path(model)).model_hash, seed, patient)
 
 
 def label_findings(detection: Detection) -> Integer[np.ndarray, "X Y Z"]:
