@@ -46,10 +46,12 @@ from mendscan.evaluation.metrics import Evaluation
 from mendscan.models.bundle import load_bundle
 from mendscan.shapes import MapSHW
 from mendscan.training.trainer import train
-from mendscan.volumes.reading import case_name, find_scans, read_volume
+from mendscan.volumes.finding import find_scans
+from mendscan.volumes.maps import write_map
+from mendscan.volumes.reading import case_name, read_volume
 from mendscan.volumes.tables import write_csv
 from mendscan.volumes.volume import Volume
-from mendscan.volumes.writing import make_folder, write_map, write_text
+from mendscan.volumes.writing import make_folder, write_text
 
 NETWORKS = {
     "auto": [],

@@ -30,7 +30,8 @@ from mendscan.detection.detector import Detector, map_and_findings
 from mendscan.detection.evidence import Evidence
 from mendscan.detection.voxel_calibration import VoxelCalibration, calibrate_voxels, left_out_maps
 from mendscan.errors import SettingsError
-from mendscan.volumes.reading import find_scans, read_volume
+from mendscan.volumes.finding import find_scans
+from mendscan.volumes.reading import read_volume
 from mendscan.volumes.volume import Volume
 
 RATES = (0.05, 0.1, 0.2, 0.5)

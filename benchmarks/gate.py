@@ -19,7 +19,8 @@ import numpy as np
 from mendscan.detection.calibration import Calibration
 from mendscan.detection.gate import AcquisitionGate
 from mendscan.models.bundle import load_bundle
-from mendscan.volumes.reading import find_scans, read_volume
+from mendscan.volumes.finding import find_scans
+from mendscan.volumes.reading import read_volume
 from mendscan.volumes.volume import Volume, volume_from_array
 
 Change = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]

@@ -47,7 +47,8 @@ from mendscan.training.loop import LossOfStep, generator_for, make_optimiser, tr
 from mendscan.training.plans import new_plan
 from mendscan.training.stages import SliceData, encode_views, prior_loss, validate_prior, validate_vqvae, vqvae_loss
 from mendscan.training.trainer import slice_data
-from mendscan.volumes.reading import find_scans, read_volume
+from mendscan.volumes.finding import find_scans
+from mendscan.volumes.reading import read_volume
 
 EVALUATIONS = 20
 

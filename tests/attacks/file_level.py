@@ -14,7 +14,7 @@ import numpy as np
 
 from attacks.attack import Attack, Outcome, checked, commanded, wrote
 from mendscan.volumes import find_scans, read_volume
-from mendscan.volumes.reading import look_through
+from mendscan.volumes.finding import look_through
 from volumes.test_reading import AFFINE, DIM, GZIPPED, LFS_POINTER, WEB_PAGE, flipped_byte, nifti, patched, voxels_of
 
 

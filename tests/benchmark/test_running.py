@@ -11,7 +11,8 @@ from mendscan.benchmark import methods
 from mendscan.benchmark.methods import OWN, PAPER
 from mendscan.benchmark.running import _split, run_benchmark
 from mendscan.errors import CohortError, Interrupted, ResultsError, SettingsError
-from mendscan.volumes.reading import find_scans, read_volume
+from mendscan.volumes.finding import find_scans
+from mendscan.volumes.reading import read_volume
 from training.conftest import SMALL, write_phantoms
 from volumes.dicom_files import some_voxels, write_series
 

@@ -14,8 +14,8 @@ import mendscan
 from mendscan.errors import GeometryError, ResultsError
 from mendscan.report.showing import show
 from mendscan.results import Detection, GateWarning
+from mendscan.volumes.maps import write_scan
 from mendscan.volumes.volume import volume_from_array
-from mendscan.volumes.writing import write_scan
 from result_folders import AFFINE, of_volume
 
 NAME = "<b>a & b"

@@ -13,8 +13,8 @@ from mendscan.detection.detector import Detector
 from mendscan.detection.explaining import Stages, explain
 from mendscan.evaluation.folders import evaluate_folder
 from mendscan.report.stage_figures import draw_code_likelihoods, draw_restorations, draw_stages, draw_voxel_scores
+from mendscan.volumes.maps import write_labels, write_map
 from mendscan.volumes.volume import Volume, volume_from_array
-from mendscan.volumes.writing import write_labels, write_map
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from mendscan.detection.standardising import HealthyReference
 from mendscan.detection.voxel_calibration import HealthyKind
 from mendscan.errors import CohortError, ModelError, SettingsError
 from mendscan.training.calibrating import recalibrate
-from mendscan.volumes.reading import find_scans, read_volume
+from mendscan.volumes.finding import find_scans
+from mendscan.volumes.reading import read_volume
 from training.conftest import SMALL, write_phantoms
 
 

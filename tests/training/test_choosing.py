@@ -18,7 +18,8 @@ from mendscan.progress import Silent
 from mendscan.training import choosing
 from mendscan.training.calibrating import _scans_by_content
 from mendscan.training.choosing import CANDIDATES, _clearly_best, choose_detection
-from mendscan.volumes.reading import find_scans, read_volume
+from mendscan.volumes.finding import find_scans
+from mendscan.volumes.reading import read_volume
 from training.conftest import SMALL
 
 THIRDS = (*SMALL, "training.calibration_fraction=0.3", "training.validation_fraction=0.3")

@@ -25,7 +25,8 @@ from mendscan.models.original import WRAPPED
 from mendscan.training import importing
 from mendscan.training.calibrating import recalibrate
 from mendscan.training.importing import ImportSummary, import_original
-from mendscan.volumes.reading import find_scans, read_volume
+from mendscan.volumes.finding import find_scans
+from mendscan.volumes.reading import read_volume
 from models import original_layout as original
 from models.original_layout import SMALL, Layout, State
 from training.conftest import write_phantoms

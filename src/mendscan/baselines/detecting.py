@@ -18,8 +18,10 @@ from mendscan.errors import MendscanError
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.results import forget_case, write_results
-from mendscan.volumes.reading import case_name, find_scans, read_volume
-from mendscan.volumes.writing import make_folder, write_map
+from mendscan.volumes.finding import find_scans
+from mendscan.volumes.maps import write_map
+from mendscan.volumes.reading import case_name, read_volume
+from mendscan.volumes.writing import make_folder
 
 __all__ = ["detect_with"]
 

@@ -22,7 +22,8 @@ from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.training.stages import SliceData
 from mendscan.training.trainer import slice_data
-from mendscan.volumes.reading import find_scans, read_volume
+from mendscan.volumes.finding import find_scans
+from mendscan.volumes.reading import read_volume
 from mendscan.volumes.writing import make_folder
 
 __all__ = ["HealthyCohort"]

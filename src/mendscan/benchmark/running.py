@@ -20,8 +20,10 @@ from mendscan.evaluation.metrics import Evaluation
 from mendscan.evaluation.tables import write_evaluation
 from mendscan.progress import Progress, Silent
 from mendscan.report.evaluation_figures import save_evaluation_figure
-from mendscan.volumes.reading import find_scans, read_volume
-from mendscan.volumes.writing import make_folder, write_map
+from mendscan.volumes.finding import find_scans
+from mendscan.volumes.maps import write_map
+from mendscan.volumes.reading import read_volume
+from mendscan.volumes.writing import make_folder
 
 __all__ = ["run_benchmark"]
 

@@ -117,7 +117,7 @@ def simulate(
     from mendscan.cohort.suite import write_suite
     from mendscan.console import ConsoleProgress, show_suite
     from mendscan.volumes.apart import keep_apart
-    from mendscan.volumes.reading import find_scans
+    from mendscan.volumes.finding import find_scans
 
     keep_apart(scans, output, subfolders=("scans", "labels"))
     chosen = {"kinds": kinds, "artefact_kinds": artefact_kinds}

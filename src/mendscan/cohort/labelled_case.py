@@ -16,9 +16,10 @@ from mendscan.cohort.artefacts import apply_artefact
 from mendscan.cohort.foreground import foreground_of
 from mendscan.errors import ScanError
 from mendscan.shapes import MaskXYZ, VoxelsXYZ
+from mendscan.volumes.maps import write_labels, write_map
 from mendscan.volumes.reading import read_volume
 from mendscan.volumes.volume import Volume
-from mendscan.volumes.writing import write_labels, write_map, write_text
+from mendscan.volumes.writing import write_text
 
 __all__ = ["Case", "CaseRequest", "Scope", "write_case"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Shaped
+from jaxtyping import Bool, Float, Float32, Float64, Int, Shaped
 from numpy.typing import NDArray
 
 from mendscan.config import PreparationSettings
@@ -53,6 +53,12 @@ class Prepared:
     def positions_S(self) -> Float32[np.ndarray, " S"]:
         """The slice coordinate c of every slice, linear in [-0.5, 0.5]."""
         return slice_positions(len(self.slices_SHW))
+
+    def slice_indices(self, *, at: Int[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        """Return where the slices `at` lie in the scan: indices of its RAS+ voxels along the slice axis."""
+        axis = "XYZ".index(self.slice_axis)
+        centres = at * self.grid.scale[axis] + self.grid.offset[axis]
+        return np.clip(centres, 0, self.grid.source_shape_XYZ[axis] - 1)
 
     def to_scan(self, values_SHW: Float[np.ndarray, "n H W"], *, at: Int[np.ndarray, " n"] | None = None) -> VoxelsXYZ:
         """Return values of the model grid on the scan's own RAS+ grid; 0 outside the model's field of view.

@@ -34,9 +34,10 @@ from mendscan.results.layout import MODEL_CARD, RECORDS, SUBFOLDERS, remove, rem
 from mendscan.results.records import CaseRecord, digest_of, read_record
 from mendscan.results.tables import Tables
 from mendscan.volumes.apart import keep_apart
+from mendscan.volumes.finding import find_scans
 from mendscan.volumes.locking import LOCK_NAME, locked
 from mendscan.volumes.pseudonyms import pseudonymised_scans, read_or_make_key
-from mendscan.volumes.reading import case_name, find_scans
+from mendscan.volumes.reading import case_name
 from mendscan.volumes.writing import make_folder, write_text
 
 __all__ = ["BatchSummary", "detect_folder", "one_after_the_other"]

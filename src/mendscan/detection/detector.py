@@ -141,8 +141,6 @@ class Detector:
                 on_grid = self._map(evidence, nats)
                 map_XYZ, findings = map_and_findings(on_grid, volume, prepared, at=encoded.at, threshold=threshold)
                 restored_XYZ = prepared.restored_scan(volume, restored.restored_SHW, at=encoded.at)
-        axis = "XYZ".index(prepared.slice_axis)
-        centres = encoded.at * prepared.grid.scale[axis] + prepared.grid.offset[axis]
         return Detection(
             volume=volume,
             score=said.score,
@@ -156,16 +154,12 @@ class Detector:
             code_nll=_code_nll(encoded, prepared, threshold=self.calibration.thresholds.score),
             paper_score=encoded.score(self.calibration.thresholds.score),
             slice_scores=encoded.slice_scores(self.calibration.thresholds.score),
-            slice_indices=np.clip(centres, 0, volume.shape[axis] - 1),
+            slice_indices=prepared.slice_indices(at=encoded.at),
             slice_axis=prepared.slice_axis,
             map_XYZ=map_XYZ,
             restored_XYZ=restored_XYZ,
             threshold=threshold,
-            findings=tuple(
-                replace(found, expected_false=self._expected_false(found.peak, scores))
-                for found in findings
-                if found.peak > kept_above
-            ),
+            findings=self._expected(findings, scores, above=kept_above),
             seconds=time.perf_counter() - started,
         )
 
@@ -235,8 +229,12 @@ class Detector:
             return paper_map(evidence, self.settings.detection)
         return self.calibration.voxels.as_map(nats_SHW)
 
-    def _expected_false(self, peak: float, scores: Scores) -> float | None:
-        return self.calibration.expected_false(peak) if self._knows_peaks(scores) else None
+    def _expected(self, findings: Sequence[Finding], scores: Scores, *, above: float) -> tuple[Finding, ...]:
+        """Return the findings above a peak, each with how many such ones a healthy scan has."""
+        kept = (found for found in findings if found.peak > above)
+        if not self._knows_peaks(scores):
+            return tuple(kept)
+        return tuple(replace(found, expected_false=self.calibration.expected_false(found.peak)) for found in kept)
 
     def _knows_peaks(self, scores: Scores) -> bool:
         """Return whether the calibration's peaks are of the map that is given."""

@@ -16,7 +16,8 @@ from mendscan.results import Detection, locate_findings
 from mendscan.volumes import dicom_sources
 from mendscan.volumes.dicom_objects import MOST_SEGMENTS, Provenance
 from mendscan.volumes.dicom_writing import DICOM, require_highdicom, write_dicom_results
-from mendscan.volumes.reading import case_name, comes_from_dicom, find_scans
+from mendscan.volumes.finding import find_scans
+from mendscan.volumes.reading import case_name, comes_from_dicom
 
 __all__ = ["DicomResults", "dicom_results", "label_findings"]
 

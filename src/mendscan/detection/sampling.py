@@ -33,8 +33,8 @@ from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.parallel import available_cores, each_in_threads
 from mendscan.progress import Progress, Silent
 from mendscan.shapes import Affine
+from mendscan.volumes.maps import write_map
 from mendscan.volumes.volume import Volume, array_geometry
-from mendscan.volumes.writing import write_map
 
 __all__ = ["Samples", "sample", "sample_uniforms", "trained_positions"]
 

@@ -16,8 +16,9 @@ from mendscan.parallel import available_cores, each_in_threads
 from mendscan.results.components import Finding
 from mendscan.results.layout import DETAILS, MAPS, RESTORED, SCANS
 from mendscan.shapes import VoxelsXYZ
+from mendscan.volumes.maps import write_map, write_scan
 from mendscan.volumes.volume import Volume
-from mendscan.volumes.writing import make_folder, write_json, write_map, write_scan
+from mendscan.volumes.writing import make_folder, write_json
 
 __all__ = ["CodeNLL", "Detection", "GateWarning"]
 

@@ -20,9 +20,10 @@ from mendscan.progress import Progress, Silent
 from mendscan.submission.challenge import Mode, cases_in, prediction_name
 from mendscan.submission.ranks import challenge_map, challenge_score
 from mendscan.volumes.chunks import open_voxels
+from mendscan.volumes.maps import write_map
 from mendscan.volumes.reading import DEFAULT_MAX_BYTES, case_name, read_volume
 from mendscan.volumes.volume import NativeGeometry, Volume, array_geometry
-from mendscan.volumes.writing import make_folder, write_map, write_text
+from mendscan.volumes.writing import make_folder, write_text
 
 __all__ = ["Predicted", "predict_folder"]
 

@@ -38,7 +38,8 @@ from mendscan.models.vqvae import VQVAE
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.training.gating import learn_gate
-from mendscan.volumes.reading import find_scans, read_volume
+from mendscan.volumes.finding import find_scans
+from mendscan.volumes.reading import read_volume
 from mendscan.volumes.writing import make_folder
 
 __all__ = ["calibrate", "healthy_peaks", "recalibrate"]

@@ -33,7 +33,8 @@ from mendscan.training.calibrating import calibrate
 from mendscan.training.gating import learn_gate
 from mendscan.training.imported_card import imported_card
 from mendscan.training.original_checkpoint import OriginalCheckpoint, read_pair
-from mendscan.volumes.reading import find_scans, read_volume
+from mendscan.volumes.finding import find_scans
+from mendscan.volumes.reading import read_volume
 from mendscan.volumes.writing import make_folder
 
 __all__ = ["ORIGINAL_THRESHOLDS", "ImportSummary", "import_original"]

@@ -57,7 +57,7 @@ from mendscan.training.workplace import (
     workplace,
     write_plan,
 )
-from mendscan.volumes.reading import find_scans
+from mendscan.volumes.finding import find_scans
 
 __all__ = ["TrainingSummary", "train"]
 

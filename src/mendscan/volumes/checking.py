@@ -18,7 +18,8 @@ from mendscan.errors import CohortError, MendscanError
 from mendscan.parallel import available_cores, each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.shapes import Affine
-from mendscan.volumes.reading import DEFAULT_MAX_BYTES, FoundScans, look_through, read_volume, same_names
+from mendscan.volumes.finding import FoundScans, look_through, same_names
+from mendscan.volumes.reading import DEFAULT_MAX_BYTES, read_volume
 from mendscan.volumes.remarks import Remark, remarks_kept
 from mendscan.volumes.volume import Volume
 

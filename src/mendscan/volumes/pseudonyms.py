@@ -17,7 +17,8 @@ from pathlib import Path
 
 from mendscan.errors import CohortError, MendscanError, SettingsError, WriteError
 from mendscan.progress import Progress, Silent
-from mendscan.volumes.reading import case_name, look_through
+from mendscan.volumes.finding import look_through
+from mendscan.volumes.reading import case_name
 
 __all__ = ["pseudonym", "pseudonymised_scans", "read_or_make_key"]
 

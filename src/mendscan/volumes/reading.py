@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
-import unicodedata
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from mendscan.errors import CohortError, GeometryError
-from mendscan.progress import Progress, Silent
+from mendscan.errors import GeometryError
 from mendscan.shapes import VoxelsXYZ
 from mendscan.volumes.chunks import open_voxels
-from mendscan.volumes.dicom_headers import dicom_files, is_dicom
+from mendscan.volumes.dicom_headers import is_dicom
 from mendscan.volumes.dicom_pixels import read_dicom
-from mendscan.volumes.dicom_series import DicomFolder, folder_name, series_of_files, series_path
+from mendscan.volumes.dicom_series import folder_name
 from mendscan.volumes.faults import reading_errors
-from mendscan.volumes.foreign import refuse_half_of_a_pair, unread_scans
+from mendscan.volumes.foreign import refuse_half_of_a_pair
 from mendscan.volumes.metaimage import is_metaimage, read_metaimage
 from mendscan.volumes.nrrd import NRRD_MAGIC, read_nrrd
 from mendscan.volumes.payload import CHUNK_VOXELS, float32_voxels
@@ -33,16 +27,13 @@ from mendscan.volumes.volume import NativeGeometry, Volume, array_geometry, orie
 
 __all__ = [
     "DEFAULT_MAX_BYTES",
-    "FoundScans",
+    "SCAN_SUFFIXES",
     "Scan",
     "as_volume",
     "case_name",
     "comes_from_dicom",
-    "find_scans",
-    "look_through",
     "read_values",
     "read_volume",
-    "same_names",
 ]
 
 Scan: TypeAlias = str | os.PathLike[str] | Volume | tuple[Shaped[np.ndarray, "I J K"], Shaped[np.ndarray, "4 4"]]
@@ -53,28 +44,11 @@ DEFAULT_MAX_BYTES = 4 * 2**30
 """4 GiB of float32 voxels: a cube of 1024 voxels along each edge."""
 
 _LOGGER = logging.getLogger(__name__)
-_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-_SHOWN_DUPLICATES = 5
+SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _HEAD_BYTES = 512
 _SFORM_SCANNER = 1
 
-_Note = tuple[Path, str]
 _Format = Literal["NIfTI", "NRRD", "MetaImage", "DICOM"]
-
-
-@dataclass(frozen=True)
-class FoundScans:
-    """What lies in and below a folder.
-
-    Attributes:
-        scans: Paths that `read_volume` takes, in order.
-        notes: What was left out, or is odd, with the folder.
-        others: Files that are no scans by their names and their beginnings; hidden ones are not listed.
-    """
-
-    scans: tuple[Path, ...]
-    notes: tuple[_Note, ...]
-    others: tuple[Path, ...] = ()
 
 
 def read_volume(path: str | os.PathLike[str], *, name: str | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> Volume:
@@ -157,65 +131,6 @@ def comes_from_dicom(scan: Path) -> bool:
     return _format_of(scan) == "DICOM"
 
 
-def find_scans(path: str | os.PathLike[str], progress: Progress | None = None) -> list[Path]:
-    """List the scans of a folder, at any depth, or the one file or series given.
-
-    Hidden files and folders, such as the ``._`` files of macOS, are skipped; links to files are followed.  DICOM
-    files are recognised by content; each series of a folder is a scan, and what is none is logged as a warning.
-
-    Args:
-        path: A scan or a folder.
-        progress: Told of every DICOM file.
-
-    Returns:
-        Paths that `read_volume` takes, in a stable order: by name, folder by folder.
-
-    Raises:
-        CohortError: E_NOT_FOUND, E_ACCESS, E_NO_SCANS, or E_DUPLICATE_NAME if two scans have the same case name,
-            for their results would overwrite each other.
-    """
-    found = look_through(path, progress)
-    for folder, note in found.notes:
-        _LOGGER.warning("%s: %s", folder, note)
-    _check_case_names(found.scans, path)
-    return list(found.scans)
-
-
-def look_through(path: str | os.PathLike[str], progress: Progress | None = None) -> FoundScans:
-    """Find what `find_scans` lists, whatever it is called, and what there is to say about the rest.
-
-    Raises:
-        CohortError: E_NOT_FOUND, E_ACCESS or E_NO_SCANS.
-    """
-    root = Path(path)
-    if not root.is_dir():
-        if not root.exists() and not _is_series(root):
-            raise CohortError("no such file or folder", where=path, code="E_NOT_FOUND", remedy="check the path")
-        return FoundScans((root,), ())
-    scans, candidates, others, notes = _listed_below(root)
-    series, more = _series_below(candidates, progress or Silent())
-    notes += [*more, *unread_scans(others)]
-    if not scans and not series:
-        raise CohortError(
-            "no scans found",
-            where=path,
-            code="E_NO_SCANS",
-            found="; ".join(note for _, note in notes) or None,
-            expected="NIfTI, NRRD, MetaImage or DICOM files",
-            remedy="check the path",
-        )
-    return FoundScans(tuple(sorted([*scans, *series])), tuple(notes), tuple(sorted(others)))
-
-
-def same_names(scans: Sequence[Path]) -> list[list[Path]]:
-    """Return the scans whose case names some file system cannot hold apart, together."""
-    paths_of = defaultdict(list)
-    for scan in scans:
-        # Some hold neither upper and lower case nor two spellings of an accent apart.
-        paths_of[unicodedata.normalize("NFC", case_name(scan)).casefold()].append(scan)
-    return [paths for paths in paths_of.values() if len(paths) > 1]
-
-
 def case_name(path: str | os.PathLike[str]) -> str:
     """Return the name of a file without ``.nii.gz``, ``.nrrd``, ``.dcm`` and the like, or that of a folder.
 
@@ -224,7 +139,7 @@ def case_name(path: str | os.PathLike[str]) -> str:
         'sub-01_T1w'
     """
     name = folder_name(Path(path))
-    for suffix in (*_SUFFIXES, ".dcm"):
+    for suffix in (*SCAN_SUFFIXES, ".dcm"):
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return name
@@ -270,85 +185,3 @@ def _nifti(path: Path, max_bytes: int, where: str) -> tuple[Float32[np.ndarray, 
         if stream.native.mm_per_unit != 1.0:
             remark(where, "W_UNIT", "the spatial unit is not the millimetre; the affine is converted")
         return voxels, stream.native
-
-
-def _is_series(path: Path) -> bool:
-    if not path.parent.is_dir():
-        return False
-    with _listing_errors(path.parent):
-        files, _ = dicom_files(path.parent)
-    found = series_of_files(files, where=str(path))
-    return path in [series_path(path.parent, series) for series in found.series]
-
-
-def _listed_below(root: Path) -> tuple[list[Path], list[tuple[Path, list[Path]]], list[Path], list[_Note]]:
-    """Return the scans that are known by their names, the DICOM files of each folder that has some, and the rest."""
-    scans: list[Path] = []
-    others: list[Path] = []
-    dicom: list[tuple[Path, list[Path]]] = []
-    notes: list[_Note] = []
-    for folder, subfolders, names in os.walk(root, onerror=_raise_unlisted):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        visible = [Path(folder, name) for name in names if not name.startswith(".")]
-        named = [path for path in visible if path.name.lower().endswith(_SUFFIXES)]
-        scans += named
-        with _listing_errors(folder):
-            files, closed = dicom_files(Path(folder))
-        if closed:
-            notes.append((Path(folder), f"{closed} files cannot be opened; whether they are DICOM is unknown"))
-        if files:
-            dicom.append((Path(folder), files))
-        others += set(visible) - {*named, *files}
-    return scans, dicom, others, notes
-
-
-def _series_below(folders: list[tuple[Path, list[Path]]], progress: Progress) -> tuple[list[Path], list[_Note]]:
-    """Return the path of each DICOM series, and what there is to say about the rest."""
-    if folders:
-        progress.begin("DICOM headers", sum(len(files) for _, files in folders))
-    paths: list[Path] = []
-    notes: list[_Note] = []
-    folder_of: dict[str, Path] = {}
-    for folder, files in folders:
-        found = series_of_files(files, where=os.fspath(folder), progress=progress)
-        paths += _paths_of(folder, found)
-        notes += [(folder, f"left out: {words}") for words in found.skipped]
-        for uid in {series.uid for series in found.series}:
-            if folder_of.setdefault(uid, folder) != folder:
-                notes.append((folder, "another folder has files of the same series; each is read for itself"))
-    return paths, notes
-
-
-def _paths_of(folder: Path, found: DicomFolder) -> list[Path]:
-    # A folder of which nothing can be read is listed too: it fails, and is not passed over.
-    if len(found.series) == 1 or (not found.series and found.damaged):
-        return [folder]
-    return [series_path(folder, series) for series in found.series]
-
-
-@contextmanager
-def _listing_errors(folder: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CohortError("the folder cannot be read", where=folder, code="E_ACCESS", found=error.strerror) from error
-
-
-def _raise_unlisted(error: OSError) -> None:
-    raise CohortError(
-        "the folder cannot be listed", where=error.filename, code="E_ACCESS", found=error.strerror
-    ) from error
-
-
-def _check_case_names(scans: Sequence[Path], path: str | os.PathLike[str]) -> None:
-    duplicates = same_names(scans)
-    if duplicates:
-        shown = [" and ".join(map(os.fspath, paths)) for paths in itertools.islice(duplicates, _SHOWN_DUPLICATES)]
-        raise CohortError(
-            "scans with the same case name",
-            where=path,
-            code="E_DUPLICATE_NAME",
-            found=f"{len(duplicates)} times: {'; '.join(shown)}",
-            expected="one file per name",
-            remedy="rename them or run them apart",
-        )
