@@ -20,6 +20,7 @@ file                         content
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -105,6 +106,8 @@ _FILES_OF_A_CASE = (
 )
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
 """What `mendscan.volumes.writing` calls a file until it is complete."""
+_NOT_THERE = (errno.ENOTDIR, errno.ENAMETOOLONG)
+"""What the system says of files that cannot be there: where a scan has the longest of names, its results have none."""
 SUBFOLDERS = tuple(sorted({name for name, _ in _FILES_OF_A_CASE} | {RECORDS}))
 """Folders that a run writes files to."""
 
@@ -125,7 +128,7 @@ def write_results(
 def files_of_case(folder: Path, case: str) -> dict[str, Path]:
     """Return the files that a results folder has of a case, by their path in it; without its record."""
     paths = {f"{name}/{case}{suffix}": folder / name / f"{case}{suffix}" for name, suffix in _FILES_OF_A_CASE}
-    return {name: path for name, path in paths.items() if path.is_file()}
+    return {name: path for name, path in paths.items() if _is_file(path)}
 
 
 def forget_case(folder: Path, case: str) -> None:
@@ -154,12 +157,21 @@ def remove(path: Path) -> None:
     """
     try:
         path.unlink(missing_ok=True)
-    except NotADirectoryError:
-        return
     except OSError as error:
+        if error.errno in _NOT_THERE:
+            return
         raise WriteError(
             "an old file cannot be removed", where=path, found=error.strerror, remedy="check whose folder it is"
         ) from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return False
+        raise
 
 
 def read_scores(folder: Path) -> dict[str, float]:
