@@ -128,7 +128,7 @@ def write_results(
 def files_of_case(folder: Path, case: str) -> dict[str, Path]:
     """Return the files that a results folder has of a case, by their path in it; without its record."""
     paths = {f"{name}/{case}{suffix}": folder / name / f"{case}{suffix}" for name, suffix in _FILES_OF_A_CASE}
-    return {name: path for name, path in paths.items() if _is_file(path)}
+    return {name: path for name, path in paths.items() if is_there(path)}
 
 
 def forget_case(folder: Path, case: str) -> None:
@@ -165,7 +165,13 @@ def remove(path: Path) -> None:
         ) from error
 
 
-def _is_file(path: Path) -> bool:
+def is_file_name(case: str) -> bool:
+    """Return whether files can be called after a case, so that they lie in the folders of the results."""
+    return case not in ("", "..") and Path(case).name == case
+
+
+def is_there(path: Path) -> bool:
+    """Return whether a file of results is there; not if it cannot be, for its name is too long."""
     try:
         return path.is_file()
     except OSError as error:
