@@ -1,8 +1,8 @@
 """Batch detection under faults: killed at random instants and resumed, and a long batch with its memory and handles.
 
 `--kills N`: runs of a batch of small scans are killed (kill -9) N times, each at a random instant, and gone on with
-until they end by themselves.  Every byte of the results must be that of a run that nothing happened to, but for the
-seconds that scans took.  `--soak N`: a batch of N small scans; memory and file handles of every process against the
+until they end by themselves.  Every byte of the results must be that of a run that nothing happened to, but for
+`timing.csv`.  `--soak N`: a batch of N small scans; memory and file handles of every process against the
 number of scans done, as slopes over the second half.
 
     python benchmarks/detection_faults.py --kills 50 --soak 1000 --json faults.json
@@ -13,7 +13,6 @@ The model is trained for a few steps on phantoms: what is measured does not depe
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import multiprocessing
 import os
@@ -34,6 +33,7 @@ import mendscan
 from mendscan.detection.batch import detect_folder
 from mendscan.errors import Interrupted
 from mendscan.results.figures import save_figure
+from mendscan.results.layout import TIMING
 
 MODEL = (
     "vqvae.channels=16,16", "vqvae.codes=16", "prior.channels=16", "prior.value_channels=16", "prior.blocks=1",
@@ -161,20 +161,10 @@ def run_in_child(work: Callable[[], None], *, kill_after_s: float | None) -> boo
         time.sleep(0.001)
 
 
-def contents(folder: Path) -> dict[str, Any]:
-    """Return every file but for the seconds that scans took; what a killed process left unfinished is a difference."""
-    found: dict[str, Any] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = str(path.relative_to(folder))
-        if name == "scores.csv":
-            with path.open(newline="") as opened:
-                found[name] = [{**row, "seconds": ""} for row in csv.DictReader(opened)]
-        elif name.startswith("records/"):
-            record = json.loads(path.read_text())
-            found[name] = record | {"digest": "", "row": record["row"] | {"seconds": ""}}
-        else:
-            found[name] = path.read_bytes()
-    return found
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file but for how long scans took; what a killed process left unfinished is a difference."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.name != TIMING}
 
 
 # --- soak ------------------------------------------------------------------------------------------------------------
@@ -184,12 +174,12 @@ class Watch:
     """Notes memory and handles of every process of the batch as scans are done."""
 
     def __init__(self) -> None:
-        self.done = 0
-        self.samples: dict[int, list[tuple[int, float, int]]] = {}
+        self.begin("", 0)
 
     def begin(self, stage: str, total: int, *, done: int = 0) -> None:
-        """Begin at nothing."""
-        self.total = total
+        """Begin at nothing: the figures are of the last stage."""
+        self.done, self.total = 0, total
+        self.samples: dict[int, list[tuple[int, float, int]]] = {}
 
     def advance(self, units: int = 1, **facts: float) -> None:
         """Take a sample."""

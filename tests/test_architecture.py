@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "mendscan"
 LAYERS = (
     {"texts"},
     {"errors", "shapes", "progress", "workers"},
-    {"config", "parallel", "strict_json"},
+    {"config", "failures", "parallel", "strict_json"},
     {"volumes"},
     {"cohort", "models"},
     {"results"},

@@ -78,7 +78,7 @@ def faults() -> Callable[[Detection, Path], None]:
 def test_whatever_happens_to_a_scan_costs_that_scan_only(
     run: Detect, scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("DEBUG", logger="mendscan.detection.failures")
+    caplog.set_level("DEBUG", logger="mendscan.failures")
     summary = run(scans, tmp_path / "results", workers=2, timeout_s=8.0, after_save=faults())
     rows = {row["case"]: row for row in summary.rows}
     assert {case: row["code"] for case, row in rows.items() if row["status"] == "failed"} == CODES

@@ -21,12 +21,12 @@ from mendscan.detection.case_work import (
 )
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import choose_device
-from mendscan.detection.failures import as_error, concerns_the_folder
 from mendscan.detection.networks import Precision
 from mendscan.detection.restoration import Schedule
 from mendscan.detection.run_facts import Options, facts_of_run
 from mendscan.detection.stopping import stopped_by_signals
-from mendscan.errors import Interrupted, SettingsError, WriteError
+from mendscan.errors import Interrupted, SettingsError, WriteError, one_line
+from mendscan.failures import as_error, concerns_the_folder
 from mendscan.parallel import available_cores, each_outcome
 from mendscan.progress import Progress, Silent
 from mendscan.results import Detection, forget_case
@@ -34,13 +34,17 @@ from mendscan.results.layout import MODEL_CARD, RECORDS, SUBFOLDERS, remove, rem
 from mendscan.results.records import CaseRecord, digest_of, read_record
 from mendscan.results.tables import Tables
 from mendscan.volumes.apart import keep_apart
+from mendscan.volumes.checking import check_each, in_few_lines
 from mendscan.volumes.finding import find_scans
 from mendscan.volumes.locking import LOCK_NAME, locked
 from mendscan.volumes.pseudonyms import pseudonymised_scans, read_or_make_key
-from mendscan.volumes.reading import case_name
+from mendscan.volumes.reading import STANDARD_READER, ScanReader, case_name
 from mendscan.volumes.writing import make_folder, write_text
 
 __all__ = ["BatchSummary", "detect_folder", "one_after_the_other"]
+
+_NAMED = 8
+"""How many scans a line names."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def detect_folder(
     false_positives_per_scan: float | None = None,
     scores: Scores = "auto",
     strict: bool = False,
+    reader: ScanReader = STANDARD_READER,
     workers: int | None = None,
     timeout_s: float | None = None,
     resume: bool = False,
@@ -102,7 +107,9 @@ def detect_folder(
         false_positives_per_scan: Keep only findings so strong that a healthy scan has at most this many, on average;
             None keeps all.
         scores: ``auto``: score and map as the model's settings have them; ``paper``: the paper's.
-        strict: Refuse scans that do not look like the training scans; they are scored, with a warning, otherwise.
+        strict: Refuse scans that do not look like the training scans, or whose place in the world is not certain; they
+            are scored, with a warning, otherwise.
+        reader: How the scans are read.
         workers: Cores to use; None = all on the CPU, and no process beside an accelerator.  Scans are shared out to
             processes, the slices of each scan to the cores that are left.
         timeout_s: A scan that takes more seconds is given up; None = none is.
@@ -131,13 +138,14 @@ def detect_folder(
         options = Options(
             restorations, seed, maps, schedule, precision, false_positive_rate, false_positives_per_scan, scores, strict
         )
-        run = facts_of_run(detector, options, progress)
+        run = facts_of_run(detector, options, progress) | {"nan": reader.nan}
         request = digest_of([run, asdict(options), detector.networks.device.type, _described(after_save)])
-        task = Task(folder, options, request, resume, after_save)
+        task = Task(folder, options, reader, request, resume, after_save)
         with locked(make_folder(folder), "detection"), _left_in_order(folder):
             write_text(folder / MODEL_CARD, detector.card)
             if not resume:
                 _forget_records(cases, folder)
+            _check_first(cases, reader, workers=processes, progress=progress)
             tables = Tables(folder, run, partial(_claimed, cases, task))
             outcomes = each_outcome(
                 detect_case,
@@ -159,6 +167,19 @@ def detect_folder(
     return BatchSummary(tables.rows, failed, tables.kept)
 
 
+def _check_first(cases: Sequence[Case], reader: ScanReader, *, workers: int, progress: Progress) -> None:
+    """Say of all scans at once what is wrong with them, before the long work; a single one is read right away."""
+    if len(cases) == 1:
+        return
+    rows = check_each([(case.path, case.pseudonym) for case in cases], reader, workers=workers, progress=progress)
+    failed = [f"{row.code} {Path(row.path).name}" for row in rows if row.code]
+    if failed:
+        names = one_line(", ".join(failed[:_NAMED])) + (" and others" if len(failed) > _NAMED else "")
+        progress.say(f"{len(failed)} of {len(cases)} scans cannot be used, the others go on: {names}")
+    for line in in_few_lines(rows):
+        progress.say(line)
+
+
 def _take_outcome(case: Case, outcome: Any, tables: Tables, progress: Progress) -> None:
     if concerns_the_folder(outcome):
         raise outcome
@@ -169,12 +190,12 @@ def _take_outcome(case: Case, outcome: Any, tables: Tables, progress: Progress) 
         row = {"case": case.name, "status": "failed", "code": error.code, "message": str(error)}
         tables.add(row, [])
     else:
-        record, why_again = outcome
-        if why_again:
-            progress.say(f"{case.name}: done again, {why_again}")
+        record = outcome.record
+        if outcome.why_again:
+            progress.say(f"{case.name}: done again, {outcome.why_again}")
         if record.row.get("warnings"):
             progress.say(f"{case.name}: {record.row['warnings']}")
-        tables.add(record.row, record.findings, kept=why_again is None)
+        tables.add(record.row, record.findings, seconds=outcome.seconds)
     progress.advance()
 
 

@@ -14,6 +14,7 @@ file                         content
 ``figures/CASE.png``         scan, restoration and map on the worst slices
 ``records/CASE.json``        digests of scan, request and files, and the case's rows: what a resumed batch believes
 ``results.json``             model hash, settings, seed, versions, healthy scores and thresholds
+``timing.csv``               seconds that each scan took in the last run: all that differs between two runs
 ``model-card.md``            the model's card
 ===========================  ==============================================================================
 """
@@ -42,6 +43,7 @@ __all__ = [
     "SCANS",
     "SCORE_COLUMNS",
     "SUBFOLDERS",
+    "TIMING",
     "files_of_case",
     "forget_case",
     "read_run",
@@ -68,7 +70,6 @@ SCORE_COLUMNS = (
     "max_slice_axis",
     "map_max",
     "findings",
-    "seconds",
     "code",
     "message",
 )
@@ -94,6 +95,7 @@ FIGURES = "figures"
 DETAILS = "details"
 RECORDS = "records"
 MODEL_CARD = "model-card.md"
+TIMING = "timing.csv"
 _FILES_OF_A_CASE = (
     (SCANS, ".nii.gz"),
     (MAPS, ".nii.gz"),
