@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mendscan.errors import ModelError, WriteError
 from mendscan.results import Detection, read_results
 from mendscan.results.figures import save_figure
 from mendscan.volumes.locking import LOCK_NAME
+from processes import alive, wait_until
 
 WriteScan = Callable[..., Path]
 Detect = Callable[..., Any]
@@ -121,6 +122,16 @@ def test_a_model_that_is_replaced_while_a_batch_runs_ends_it(
     assert not (tmp_path / "results" / "scores.csv").exists()
 
 
+@pytest.mark.parametrize("length", [250, 251])
+def test_a_name_that_no_result_can_have_costs_its_scan_only(
+    run: Detect, scans: Path, tmp_path: Path, length: int
+) -> None:
+    few, name = pick(scans, tmp_path / "few", "az"), "l" * length
+    (few / f"{name}.nii").write_bytes(gzip.decompress((few / "a.nii.gz").read_bytes()))
+    rows = {row["case"]: row for row in run(few, tmp_path / "results").rows}
+    assert {case: row.get("code") for case, row in rows.items()} == {"a": None, "z": None, name: "E_NAME"}
+
+
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 
@@ -153,25 +164,6 @@ def test_a_signal_stops_the_batch_in_good_order(
     assert sorted(listed) == done
     assert not list(results.rglob("*.tmp"))
     assert not (results / LOCK_NAME).exists()
-
-
-def alive(group: int) -> bool:
-    """Whether a process of the group still runs."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, number = path.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if int(number) == group and state != "Z":
-            return True
-    return False
-
-
-def wait_until(condition: Callable[[], bool], patience_s: float = 60) -> None:
-    ends = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 # --- the disk --------------------------------------------------------------------------------------------------------

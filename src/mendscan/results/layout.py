@@ -20,7 +20,9 @@ file                         content
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -125,7 +127,8 @@ def write_results(
 def files_of_case(folder: Path, case: str) -> dict[str, Path]:
     """Return the files that a results folder has of a case, by their path in it; without its record."""
     paths = {f"{name}/{case}{suffix}": folder / name / f"{case}{suffix}" for name, suffix in _FILES_OF_A_CASE}
-    return {name: path for name, path in paths.items() if path.is_file()}
+    # Of a name that is too long, a path's own is_file raises.
+    return {name: path for name, path in paths.items() if os.path.isfile(path)}  # noqa: PTH113
 
 
 def forget_case(folder: Path, case: str) -> None:
@@ -157,6 +160,8 @@ def remove(path: Path) -> None:
     except NotADirectoryError:
         return
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no file has such a name
+            return
         raise WriteError(
             "an old file cannot be removed", where=path, found=error.strerror, remedy="check whose folder it is"
         ) from error
