@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,8 @@ def test_a_signal_ends_the_processes_too(atlas: Calibrated, tmp_path: Path) -> N
     save_calibrated(tmp_path / "atlas", atlas)
     results = tmp_path / "results"
     folders = [str(tmp_path / name) for name in ("atlas", "scans", "results")]
-    batch = subprocess.Popen([sys.executable, "-c", RUN, *folders], start_new_session=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what ignores signals may have started the tests
+    batch = subprocess.Popen([sys.executable, "-c", RUN, *folders], start_new_session=True, preexec_fn=heard)
     wait_until(lambda: len(list(results.glob("records/s*.json"))) >= 3 or batch.poll() is not None)
     os.killpg(batch.pid, signal.SIGINT)  # as a terminal does: to the workers, too
     assert batch.wait(60) == 143

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from batch_contents import contents
 from mendscan.detection.batch import detect_folder
 from mendscan.detection.detector import Detector
+from mendscan.detection.stopping import stopped_by_signals
 from mendscan.errors import ModelError, WriteError
 from mendscan.results import Detection, read_results
 from mendscan.results.figures import save_figure
@@ -140,7 +142,9 @@ def command(model: Path, scans: Path, results: Path, *options: object) -> list[s
     return [str(each) for each in (sys.executable, "-m", "mendscan", "detect", *folders, *options)]
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2), (signal.SIGUSR1, 0)])
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2), (signal.SIGUSR1, 0), (signal.SIGHUP, 0)]
+)
 def test_a_signal_stops_the_batch_in_good_order(
     model_folder: Path, write_scan: WriteScan, tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:
@@ -149,7 +153,8 @@ def test_a_signal_stops_the_batch_in_good_order(
     results = tmp_path / "results"
     told = command(model_folder, tmp_path / "scans", results, "--workers", workers)
     with (tmp_path / "said").open("w") as said:
-        batch = subprocess.Popen(told, stdout=said, stderr=said, start_new_session=True)
+        heard = partial(signal.signal, number, signal.SIG_DFL)  # what ignores signals may have started the tests
+        batch = subprocess.Popen(told, stdout=said, stderr=said, start_new_session=True, preexec_fn=heard)
         wait_until(lambda: len(list(results.glob("records/s*.json"))) >= 3 or batch.poll() is not None)
         os.killpg(batch.pid, number)  # as a terminal does: to the workers, too
         assert batch.wait(60) == 143
@@ -164,6 +169,15 @@ def test_a_signal_stops_the_batch_in_good_order(
     assert sorted(listed) == done
     assert not list(results.rglob("*.tmp"))
     assert not (results / LOCK_NAME).exists()
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopped_by_signals():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # --- the disk --------------------------------------------------------------------------------------------------------
@@ -209,6 +223,15 @@ def test_a_read_only_folder_is_refused_before_any_work(run: Detect, scans: Path,
     (tmp_path / "results").mkdir(mode=0o555)
     with pytest.raises(WriteError, match="cannot be written to"):
         run(scans, tmp_path / "results")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_is_left_in_the_temporary_folder(model_folder: Path, scans: Path, tmp_path: Path, workers: int) -> None:
+    few, temporary = pick(scans, tmp_path / "few", "az"), tmp_path / "temporary"
+    temporary.mkdir()
+    told = command(model_folder, few, tmp_path / "results", "--workers", workers)
+    subprocess.run(told, env=os.environ | {"TMPDIR": str(temporary)}, capture_output=True, check=True)
+    assert list(temporary.iterdir()) == []
 
 
 # --- the same bytes --------------------------------------------------------------------------------------------------

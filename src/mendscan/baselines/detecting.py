@@ -62,7 +62,7 @@ def detect_with(
         CohortError: If there is no scan, or two have the same name.
         SettingsError: If the results would lie among the scans (E_OUTPUT_AMONG_INPUTS).
         WriteError: If the results cannot be written, or another run is at work in the folder (E_LOCKED).
-        Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; the tables have all scans done.
+        Interrupted: If SIGINT, SIGTERM, SIGHUP or SIGUSR1 came; the tables have all scans done.
     """
     progress, folder = progress or Silent(), Path(results)
     keep_apart(scans, folder, subfolders=SUBFOLDERS)

@@ -102,7 +102,7 @@ def detect_folder(
         SettingsError: If a wanted number is out of range, `false_positives_per_scan` too small for the model, or the
             results would lie among the scans (E_OUTPUT_AMONG_INPUTS).
         WriteError: If the results folder cannot be written to, or another run is at work in it (E_LOCKED).
-        Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; the tables have all scans done.
+        Interrupted: If SIGINT, SIGTERM, SIGHUP or SIGUSR1 came; the tables have all scans done.
     """
     progress, folder = progress or Silent(), Path(results)
     keep_apart(scans, folder, subfolders=SUBFOLDERS)

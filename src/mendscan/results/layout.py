@@ -21,7 +21,6 @@ file                         content
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from mendscan.errors import ResultsError, WriteError
+from mendscan.strict_json import read_json
 from mendscan.volumes.dicom_writing import DICOM, FINDINGS_SUFFIX, MAP_SUFFIX
 from mendscan.volumes.tables import read_csv, write_csv
 from mendscan.volumes.writing import write_json
@@ -191,8 +191,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     path = folder / "results.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        return dict(read_json(path))
+    except (OSError, ValueError, TypeError) as error:
         raise ResultsError(
             "not a results folder", where=path, found=error, remedy="give a folder that mendscan detect wrote"
         ) from None
