@@ -167,6 +167,25 @@ def test_dangers_are_noticed(source: str) -> None:
     assert dangers(source)
 
 
+PLAIN_JSON = {
+    "strict_json.py": "the one parser",
+    "volumes/locking.py": "who holds a lock, for a message alone: whatever cannot be read is nobody",
+    "benchmark/journal.py": "no file: values are made what JSON makes of them, to be compared with a journal's",
+}
+"""Where `json.loads` is called, and why: everywhere else a key could be there twice, or a number be no number."""
+
+
+def test_json_of_files_has_one_meaning() -> None:
+    def parses(path: Path) -> bool:
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        called = {name_of(node.func) for node in nodes if isinstance(node, ast.Call)}
+        return bool(called & {"json.load", "json.loads", "JSONDecoder", "json.JSONDecoder"}) or any(
+            isinstance(node, ast.ImportFrom) and node.module == "json" for node in nodes
+        )
+
+    assert {path.relative_to(SOURCE).as_posix() for path in MODULES if parses(path)} == set(PLAIN_JSON)
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_pages_put_no_text_where_it_could_run(path: Path) -> None:
     text = path.read_text(encoding="utf-8").replace(KNOWN_SAFE.get(path.name, "\0"), "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from mendscan.config import PreparationSettings, Settings
 from mendscan.errors import CohortError, MendscanError, ScanError
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress
+from mendscan.strict_json import read_json
 from mendscan.volumes.checking import CheckedScan, checked, in_few_lines
 from mendscan.volumes.reading import STANDARD_READER, ScanReader
 from mendscan.volumes.writing import make_folder, write_errors, write_json
@@ -144,7 +144,7 @@ def _is_whole(target: Path, progress: Progress) -> bool:
     if not target.exists():
         return False
     try:
-        expected = json.loads(_seal(target).read_text(encoding="utf-8"))
+        expected = read_json(_seal(target))
         if expected == {"bytes": target.stat().st_size, "sha256": _sha256(target)}:
             return True
     except (OSError, ValueError):

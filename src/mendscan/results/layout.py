@@ -21,13 +21,15 @@ file                         content
 
 from __future__ import annotations
 
-import json
+import errno
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mendscan.errors import ResultsError, WriteError
+from mendscan.strict_json import read_json
 from mendscan.volumes.dicom_writing import DICOM, FINDINGS_SUFFIX, MAP_SUFFIX
 from mendscan.volumes.tables import read_csv, write_csv
 from mendscan.volumes.writing import write_json
@@ -127,7 +129,8 @@ def write_results(
 def files_of_case(folder: Path, case: str) -> dict[str, Path]:
     """Return the files that a results folder has of a case, by their path in it; without its record."""
     paths = {f"{name}/{case}{suffix}": folder / name / f"{case}{suffix}" for name, suffix in _FILES_OF_A_CASE}
-    return {name: path for name, path in paths.items() if path.is_file()}
+    # Of a name that is too long, a path's own is_file raises.
+    return {name: path for name, path in paths.items() if os.path.isfile(path)}  # noqa: PTH113
 
 
 def forget_case(folder: Path, case: str) -> None:
@@ -159,6 +162,8 @@ def remove(path: Path) -> None:
     except NotADirectoryError:
         return
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no file has such a name
+            return
         raise WriteError(
             "an old file cannot be removed", where=path, found=error.strerror, remedy="check whose folder it is"
         ) from error
@@ -188,8 +193,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     path = folder / "results.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        return dict(read_json(path))
+    except (OSError, ValueError, TypeError) as error:
         raise ResultsError(
             "not a results folder", where=path, found=error, remedy="give a folder that mendscan detect wrote"
         ) from None

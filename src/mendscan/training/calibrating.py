@@ -38,9 +38,9 @@ from mendscan.models.vqvae import VQVAE
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.training.gating import learn_gate
+from mendscan.training.workplace import new_model_folder
 from mendscan.volumes.finding import find_scans
 from mendscan.volumes.reading import STANDARD_READER, ScanReader
-from mendscan.volumes.writing import make_folder
 
 __all__ = ["calibrate", "healthy_peaks", "recalibrate"]
 
@@ -187,10 +187,16 @@ def recalibrate(
         ModelError: If the model cannot be used, or `output` holds one.
         CohortError: If a calibration scan is not in `healthy`.
         SettingsError: If an assignment is unknown or not of detection: the networks were trained under the others.
+        WriteError: If another run is at work in `output` (E_LOCKED), or it cannot be written.
     """
-    progress, source, target = progress or Silent(), Path(model), Path(output)
-    if (target / "manifest.json").exists():
-        raise ModelError("there is a model already", where=target, code="E_EXISTS", remedy="name another folder")
+    source, target = Path(model), Path(output)
+    with new_model_folder(target, "calibration"):
+        _recalibrate(source, healthy, target, assignments, device, progress or Silent())
+
+
+def _recalibrate(
+    source: Path, healthy: str | Path, target: Path, assignments: Sequence[str], device: str, progress: Progress
+) -> None:
     bundle, on = load_bundle(source), choose_device(device)
     if not bundle.split.get("calibration"):
         raise ModelError(
@@ -216,7 +222,7 @@ def recalibrate(
     gate = learn_gate(paths, facts, progress, reader=reader)
     calibration = calibrate(networks, calibration_scans, acquisition, progress, gate=gate, reader=reader)
     save_bundle(
-        make_folder(target),
+        target,
         settings=settings,
         vqvae=networks.vqvae,
         prior=networks.prior,

@@ -52,7 +52,8 @@ def _filled(
     if count == voxels.size:
         return voxels, missing  # refused as any scan of NaN
     lowest = voxels.min(where=~missing, initial=np.inf)
-    remark(where, "W_NAN", f"{count} voxels are NaN ({count / voxels.size:.2%}): filled with {lowest:g}; the map is 0 there")
+    share = f"{count} voxels are NaN ({count / voxels.size:.2%})"
+    remark(where, "W_NAN", f"{share}: filled with {lowest:g}; the map is 0 there")
     return np.where(missing, lowest, voxels), missing
 
 
