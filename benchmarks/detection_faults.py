@@ -48,18 +48,31 @@ MEGABYTE = 1e6
 
 def main() -> None:
     arguments = parse_arguments()
-    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_phantoms(folder / "healthy", 16, seed=0)
-        mendscan.train(folder / "healthy", folder / "model", assignments=MODEL, steps=40, device="cpu")
-        if arguments.kills:
-            rows += kills(folder, arguments.kills, arguments.workers, random.Random(arguments.seed))
-        if arguments.soak:
-            rows += soak(folder, arguments.soak, arguments.workers)
+        rows = measured(
+            Path(name),
+            kills=arguments.kills,
+            scans_soaked=arguments.soak,
+            workers=arguments.workers,
+            seed=arguments.seed,
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     sys.exit(any(row["unit"] == "differing" and row["value"] for row in rows))
+
+
+def measured(
+    folder: Path, *, kills: int = 0, scans_soaked: int = 0, workers: int = 0, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Train a small model and do what is wanted with it; return the figures."""
+    write_phantoms(folder / "healthy", 16, seed=0)
+    mendscan.train(folder / "healthy", folder / "model", assignments=MODEL, steps=40, device="cpu")
+    rows: list[dict[str, Any]] = []
+    if kills:
+        rows += killed(folder, kills, workers, random.Random(seed))
+    if scans_soaked:
+        rows += soak(folder, scans_soaked, workers)
+    return rows
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -96,7 +109,7 @@ def detect(folder: Path, scans: Path, results: Path, workers: int, *, resume: bo
 # --- kills -----------------------------------------------------------------------------------------------------------
 
 
-def kills(folder: Path, wanted: int, workers: int, chance: random.Random) -> list[dict[str, Any]]:
+def killed(folder: Path, wanted: int, workers: int, chance: random.Random) -> list[dict[str, Any]]:
     """Kill and go on until enough kills have struck; compare whenever a batch has come to its end."""
     scans = folder / "few"
     write_phantoms(scans, SCANS_KILLED, seed=1)
@@ -107,15 +120,15 @@ def kills(folder: Path, wanted: int, workers: int, chance: random.Random) -> lis
     struck = batches = differing = unfinished = 0
     while struck < wanted:
         results = folder / f"killed{batches}"
-        resume, killed = False, True
-        while killed:
+        resume, struck_now = False, True
+        while struck_now:
             instant = chance.uniform(0, duration) if struck < wanted else None
-            killed = run_in_child(
+            struck_now = run_in_child(
                 lambda again=resume, place=results: detect(folder, scans, place, workers, resume=again),  # type: ignore[misc]
                 kill_after_s=instant,
             )
-            struck += killed
-            unfinished += killed and results.exists() and any(results.rglob("*.tmp"))
+            struck += struck_now
+            unfinished += struck_now and results.exists() and any(results.rglob("*.tmp"))
             resume = True
         batches += 1
         found = contents(results)
