@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,8 @@ from detection.conftest import calibration, detector, model_folder, networks  # 
 from mendscan.cli import app
 from mendscan.cohort.held_folder import held_folder
 from mendscan.cohort.simulation import simulate_cohort
-from mendscan.errors import WriteError
+from mendscan.errors import ModelError, WriteError
+from mendscan.training.calibrating import recalibrate
 from mendscan.volumes.locking import LOCK_NAME, locked
 from mood_archives import training_members, write_zip
 from submission.conftest import models, submission, toys, write_model  # noqa: F401
@@ -78,10 +81,18 @@ def test_a_folder_in_which_another_run_is_at_work_is_refused(
     assert "something else" in said
 
 
-def test_simulated_scans_are_not_mixed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fill", [partial(simulate_cohort, n=1, seed=0), partial(recalibrate, "model", "healthy")])
+def test_so_it_is_in_python(fill: Callable[[Path], object], tmp_path: Path) -> None:
     with locked(tmp_path, "mine"), pytest.raises(WriteError) as caught:
-        simulate_cohort(tmp_path, n=1, seed=0)
+        fill(tmp_path)
     assert caught.value.code == "E_LOCKED"
+
+
+def test_no_model_is_made_where_a_training_was_stopped(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    with pytest.raises(ModelError) as caught:
+        recalibrate("model", "healthy", tmp_path)
+    assert caught.value.code == "E_EXISTS"
 
 
 def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path: Path) -> None:
