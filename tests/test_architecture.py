@@ -169,7 +169,6 @@ def test_dangers_are_noticed(source: str) -> None:
 
 PLAIN_JSON = {
     "strict_json.py": "the one parser",
-    "volumes/locking.py": "who holds a lock, for a message alone: whatever cannot be read is nobody",
     "benchmark/journal.py": "no file: values are made what JSON makes of them, to be compared with a journal's",
 }
 """Where `json.loads` is called, and why: everywhere else a key could be there twice, or a number be no number."""
