@@ -4,10 +4,17 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-browser browser benchmark docs lint types clean
+.PHONY: demo test pinned test-browser browser benchmark docs lint types clean
 
 demo: $(INSTALLED)  ## simulate a cohort, train, detect, evaluate (about 10 minutes)
 	$(BIN)/mendscan demo -o demo
+
+pinned:  ## what the checks run with: every package but PyTorch by its hash; Python 3.11 on 64-bit Linux
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r constraints-ci.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $(INSTALLED)
 
 test: $(INSTALLED)  ## the tests, on every core
 	JAXTYPING=1 $(BIN)/python -m pytest -n auto --dist worksteal

@@ -1,8 +1,8 @@
 """Batch detection under faults: killed at random instants and resumed, and a long batch with its memory and handles.
 
 `--kills N`: runs of a batch of small scans are killed (kill -9) N times, each at a random instant, and gone on with
-until they end by themselves.  Every byte of the results must be that of a run that nothing happened to, but for the
-seconds that scans took.  `--soak N`: a batch of N small scans; memory and file handles of every process against the
+until they end by themselves.  Every byte of the results must be that of a run that nothing happened to, but for
+`timing.csv`.  `--soak N`: a batch of N small scans; memory and file handles of every process against the
 number of scans done, as slopes over the second half.
 
     python benchmarks/detection_faults.py --kills 50 --soak 1000 --json faults.json
@@ -13,7 +13,6 @@ The model is trained for a few steps on phantoms: what is measured does not depe
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import multiprocessing
 import os
@@ -34,6 +33,7 @@ import mendscan
 from mendscan.detection.batch import detect_folder
 from mendscan.errors import Interrupted
 from mendscan.results.figures import save_figure
+from mendscan.results.layout import TIMING
 
 MODEL = (
     "vqvae.channels=16,16", "vqvae.codes=16", "prior.channels=16", "prior.value_channels=16", "prior.blocks=1",
@@ -48,18 +48,31 @@ MEGABYTE = 1e6
 
 def main() -> None:
     arguments = parse_arguments()
-    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_phantoms(folder / "healthy", 16, seed=0)
-        mendscan.train(folder / "healthy", folder / "model", assignments=MODEL, steps=40, device="cpu")
-        if arguments.kills:
-            rows += kills(folder, arguments.kills, arguments.workers, random.Random(arguments.seed))
-        if arguments.soak:
-            rows += soak(folder, arguments.soak, arguments.workers)
+        rows = measured(
+            Path(name),
+            kills=arguments.kills,
+            scans_soaked=arguments.soak,
+            workers=arguments.workers,
+            seed=arguments.seed,
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     sys.exit(any(row["unit"] == "differing" and row["value"] for row in rows))
+
+
+def measured(
+    folder: Path, *, kills: int = 0, scans_soaked: int = 0, workers: int = 0, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Train a small model and do what is wanted with it; return the figures."""
+    write_phantoms(folder / "healthy", 16, seed=0)
+    mendscan.train(folder / "healthy", folder / "model", assignments=MODEL, steps=40, device="cpu")
+    rows: list[dict[str, Any]] = []
+    if kills:
+        rows += killed(folder, kills, workers, random.Random(seed))
+    if scans_soaked:
+        rows += soak(folder, scans_soaked, workers)
+    return rows
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -96,7 +109,7 @@ def detect(folder: Path, scans: Path, results: Path, workers: int, *, resume: bo
 # --- kills -----------------------------------------------------------------------------------------------------------
 
 
-def kills(folder: Path, wanted: int, workers: int, chance: random.Random) -> list[dict[str, Any]]:
+def killed(folder: Path, wanted: int, workers: int, chance: random.Random) -> list[dict[str, Any]]:
     """Kill and go on until enough kills have struck; compare whenever a batch has come to its end."""
     scans = folder / "few"
     write_phantoms(scans, SCANS_KILLED, seed=1)
@@ -107,15 +120,15 @@ def kills(folder: Path, wanted: int, workers: int, chance: random.Random) -> lis
     struck = batches = differing = unfinished = 0
     while struck < wanted:
         results = folder / f"killed{batches}"
-        resume, killed = False, True
-        while killed:
+        resume, struck_now = False, True
+        while struck_now:
             instant = chance.uniform(0, duration) if struck < wanted else None
-            killed = run_in_child(
+            struck_now = run_in_child(
                 lambda again=resume, place=results: detect(folder, scans, place, workers, resume=again),  # type: ignore[misc]
                 kill_after_s=instant,
             )
-            struck += killed
-            unfinished += killed and results.exists() and any(results.rglob("*.tmp"))
+            struck += struck_now
+            unfinished += struck_now and results.exists() and any(results.rglob("*.tmp"))
             resume = True
         batches += 1
         found = contents(results)
@@ -161,20 +174,10 @@ def run_in_child(work: Callable[[], None], *, kill_after_s: float | None) -> boo
         time.sleep(0.001)
 
 
-def contents(folder: Path) -> dict[str, Any]:
-    """Return every file but for the seconds that scans took; what a killed process left unfinished is a difference."""
-    found: dict[str, Any] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = str(path.relative_to(folder))
-        if name == "scores.csv":
-            with path.open(newline="") as opened:
-                found[name] = [{**row, "seconds": ""} for row in csv.DictReader(opened)]
-        elif name.startswith("records/"):
-            record = json.loads(path.read_text())
-            found[name] = record | {"digest": "", "row": record["row"] | {"seconds": ""}}
-        else:
-            found[name] = path.read_bytes()
-    return found
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file but for how long scans took; what a killed process left unfinished is a difference."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.name != TIMING}
 
 
 # --- soak ------------------------------------------------------------------------------------------------------------
@@ -184,12 +187,12 @@ class Watch:
     """Notes memory and handles of every process of the batch as scans are done."""
 
     def __init__(self) -> None:
-        self.done = 0
-        self.samples: dict[int, list[tuple[int, float, int]]] = {}
+        self.begin("", 0)
 
     def begin(self, stage: str, total: int, *, done: int = 0) -> None:
-        """Begin at nothing."""
-        self.total = total
+        """Begin at nothing: the figures are of the last stage."""
+        self.done, self.total = 0, total
+        self.samples: dict[int, list[tuple[int, float, int]]] = {}
 
     def advance(self, units: int = 1, **facts: float) -> None:
         """Take a sample."""

@@ -1,11 +1,14 @@
-"""Kills trainings at random instants, resumes them, and compares what comes out with a training left alone.
+"""Kills trainings and batches at random instants, resumes them, and compares what comes out with one left alone.
 
-    python benchmarks/faults.py training --kills 50 [--seed 0] [--folder FOLDER]
+    python benchmarks/faults.py [training] [detection] --kills 50 [--seed 0] [--folder FOLDER]
 
 A small training on simulated scans runs in a process of its own, which is killed without warning (SIGKILL): at a random
 instant, or inside a write, just before or after a file is flushed to the disk, put in place or removed, or with half of
 it written.  It is then resumed, perhaps killed again, until it ends.  Every file of the model folder must be what it
 is when nothing is killed, byte for byte, and the log must have each step once.  Prints ``N of N`` kills survived.
+
+A batch of detections is killed at random instants and goes on with ``--resume``; see `detection_faults.py`, which also
+has the long batch.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+import detection_faults
 import mendscan
 from mendscan import parallel
 from mendscan.errors import ModelError
@@ -217,14 +221,24 @@ def training(kills: int, seed: int, folder: Path) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["training"])
+    parser.add_argument("what", nargs="*", help="training, detection; both by default")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="An empty folder to work in and keep; else a temporary one.")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.folder or Path(temporary)
-        sys.exit(0 if training(asked.kills, asked.seed, folder) else 1)
+        well = [WHAT[what](asked.kills, asked.seed, folder / what) for what in asked.what or WHAT]
+    sys.exit(0 if all(well) else 1)
+
+
+def detection(kills: int, seed: int, folder: Path) -> bool:
+    """Do it; return whether all is well."""
+    rows = detection_faults.measured(folder, kills=kills, seed=seed)
+    return not any(row["value"] for row in rows if row["unit"] == "differing")
+
+
+WHAT = {"training": training, "detection": detection}
 
 
 if __name__ == "__main__":

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
-from typing import Any
+
+from mendscan.results.layout import TIMING
 
 
-def contents(folder: Path) -> dict[str, Any]:
-    """Return every file but for the time that scans took, which the tables and records hold."""
-    found: dict[str, Any] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = str(path.relative_to(folder))
-        if name == "scores.csv":
-            with path.open(newline="") as opened:
-                found[name] = [
-                    {key: cell for key, cell in row.items() if key != "seconds"} for row in csv.DictReader(opened)
-                ]
-        elif name.startswith("records/"):
-            record = json.loads(path.read_text())
-            record["row"].pop("seconds")
-            record.pop("digest")
-            found[name] = record
-        else:
-            found[name] = path.read_bytes()
-    return found
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file but for the one of how long scans took."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.name != TIMING}
+
+
+def score_rows(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of ``scores.csv``, as it has them."""
+    with (folder / "scores.csv").open(newline="", encoding="utf-8") as opened:
+        return list(csv.DictReader(opened))

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "mendscan"
 LAYERS = (
     {"texts"},
     {"errors", "shapes", "progress", "workers"},
-    {"config", "parallel", "strict_json"},
+    {"config", "failures", "parallel", "strict_json"},
     {"volumes"},
     {"cohort", "models"},
     {"results"},
@@ -165,6 +165,24 @@ def test_nothing_runs_what_a_file_says(path: Path) -> None:
 )
 def test_dangers_are_noticed(source: str) -> None:
     assert dangers(source)
+
+
+PLAIN_JSON = {
+    "strict_json.py": "the one parser",
+    "benchmark/journal.py": "no file: values are made what JSON makes of them, to be compared with a journal's",
+}
+"""Where `json.loads` is called, and why: everywhere else a key could be there twice, or a number be no number."""
+
+
+def test_json_of_files_has_one_meaning() -> None:
+    def parses(path: Path) -> bool:
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        called = {name_of(node.func) for node in nodes if isinstance(node, ast.Call)}
+        return bool(called & {"json.load", "json.loads", "JSONDecoder", "json.JSONDecoder"}) or any(
+            isinstance(node, ast.ImportFrom) and node.module == "json" for node in nodes
+        )
+
+    assert {path.relative_to(SOURCE).as_posix() for path in MODULES if parses(path)} == set(PLAIN_JSON)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(SOURCE)))

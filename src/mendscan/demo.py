@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mendscan.cohort.held_folder import held_folder, refuse_occupied
 from mendscan.console import ConsoleProgress, console, show_comparison
-from mendscan.errors import MendscanError, WriteError
+from mendscan.errors import MendscanError
 
 __all__ = ["run_demo"]
 
@@ -24,11 +25,15 @@ def run_demo(folder: Path, *, minutes: float = 6.0, seed: int = 0) -> None:
         seed: Seed of the cohort and the anomalies.
 
     Raises:
-        WriteError: If the folder holds something.
+        WriteError: If the folder holds something, or another run is at work in it (E_LOCKED).
         MendscanError: If one of the commands fails.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise WriteError("not an empty folder", where=folder, remedy="name another one with -o, or remove it")
+    with held_folder(folder, "demo"):
+        refuse_occupied(folder)
+        _run_demo(folder, minutes, seed)
+
+
+def _run_demo(folder: Path, minutes: float, seed: int) -> None:
     console.rule("simulate")
     _simulate(folder, seed)
     _run("train", "-i", folder / "healthy", "-o", folder / "model", "--minutes", minutes)

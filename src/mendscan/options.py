@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Device", "DeviceOption", "Precision", "Preset", "Schedule", "Scores", "SeedOption", "SetOption", "Task"]
+__all__ = [
+    "Device",
+    "DeviceOption",
+    "MaxMemoryOption",
+    "Nan",
+    "NanOption",
+    "Precision",
+    "Preset",
+    "Schedule",
+    "Scores",
+    "SeedOption",
+    "SetOption",
+    "Task",
+]
 
 
 class Device(StrEnum):
@@ -49,6 +62,13 @@ class Scores(StrEnum):
     paper = "paper"
 
 
+class Nan(StrEnum):
+    """What becomes of voxels that are NaN."""
+
+    refuse = "refuse"
+    fill = "fill"
+
+
 class Task(StrEnum):
     """What the MOOD challenge wants predicted."""
 
@@ -59,3 +79,9 @@ class Task(StrEnum):
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes the best there is.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting, as section.key=value; may be repeated.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+MaxMemoryOption = Annotated[
+    float, typer.Option(min=0.001, help="The most that one scan's voxels may take as float32, in GiB.")
+]
+NanOption = Annotated[
+    Nan, typer.Option(help="Scans with NaN: refuse, or fill with the lowest value; the map is 0 there.")
+]

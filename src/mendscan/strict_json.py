@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any, NoReturn
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "BadJsonError", "parse_json"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "BadJsonError", "parse_json", "read_json"]
 
 MAX_BYTES = 64 * 2**20
 """Longer texts are not parsed: Python's objects take up to twenty times as much."""
@@ -18,7 +19,7 @@ class BadJsonError(ValueError):
 
 
 def parse_json(raw: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Any:
-    """Parse UTF-8 JSON.
+    """Parse UTF-8 JSON, all of which can be written again.
 
     Args:
         raw: The text.
@@ -32,12 +33,36 @@ def parse_json(raw: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_D
         >>> parse_json(b'{"a": [1, 2.5]}')
         {'a': [1, 2.5]}
     """
+    value = _parse(raw, max_bytes, max_depth)
+    if b"\\u" in raw:
+        _check_text(value)
+    return value
+
+
+def read_json(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
+    """Parse a file as `parse_json` does, but for text: names of files that are no UTF-8 have halves of surrogate pairs.
+
+    Args:
+        path: The file; no more of it is read than is parsed.
+        max_bytes: The longest that is parsed.
+
+    Raises:
+        OSError: If it cannot be read.
+        BadJsonError: As `parse_json`.
+    """
+    with path.open("rb") as opened:
+        return _parse(opened.read(max_bytes + 1), max_bytes, MAX_DEPTH)
+
+
+def _parse(raw: bytes, max_bytes: int, max_depth: int) -> Any:
     if len(raw) > max_bytes:
-        raise BadJsonError(f"{len(raw):,} bytes, more than {max_bytes:,}")
+        raise BadJsonError(f"more than {max_bytes:,} bytes")
     try:
-        text = raw.decode("utf-8")
         value = json.loads(
-            text, object_pairs_hook=_without_duplicates, parse_float=_finite, parse_constant=_no_constant
+            raw.decode("utf-8"),
+            object_pairs_hook=_without_duplicates,
+            parse_float=_finite,
+            parse_constant=_no_constant,
         )
     except BadJsonError:
         raise
@@ -46,8 +71,6 @@ def parse_json(raw: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_D
     except ValueError as error:  # of json, of the decoder, of integers with thousands of digits
         raise BadJsonError(str(error)) from None
     _check_depth(value, max_depth)
-    if "\\u" in text:
-        _check_text(value)
     return value
 
 

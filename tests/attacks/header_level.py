@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 
 from attacks.attack import Attack, checked, wrote
+from mendscan.volumes.reading import ScanReader
 from volumes.test_reading import (
     AFFINE,
     DATATYPE,
@@ -75,6 +76,7 @@ HEADER_LEVEL = (
     header(26, "nine dimensions", "E_DIMENSIONS", patched(DIM, "h", 9)),
     header(27, "an axis of -9 voxels", "E_DIMENSIONS", patched(DIM + 4, "h", -9)),
     header(28, "32767³ voxels", "E_TOO_LARGE", patched(DIM, "4h", 3, 32767, 32767, 32767)),
+    header(28, "more than --max-memory", "E_TOO_LARGE", nifti(), through=ScanReader(max_bytes=2**10)),
     header(29, "voxels begin at NaN", "E_CORRUPT", patched(OFFSET, "f", np.nan)),
     header(29, "voxels begin at 1e9", "E_CORRUPT", patched(OFFSET, "f", 1e9)),
     header(29, "voxels begin at -352", "E_CORRUPT", patched(OFFSET, "f", -352)),
@@ -93,6 +95,7 @@ HEADER_LEVEL = (
     header(32, "sform of zeros", "E_GEOMETRY", patched(SROW_X, "12f", *[0] * 12)),
     header(32, "two axes of the sform alike", "E_GEOMETRY", patched(SROW_X, "8f", *[1, 0, 0, 5] * 2)),
     header(33, "neither sform nor qform", "W_ORIENTATION", patched(QFORM_CODE, "2h", 0, 0)),
+    header(33, "the same, strict", "E_GEOMETRY", patched(QFORM_CODE, "2h", 0, 0), through=ScanReader(strict=True)),
     header(34, "sform_code 99", "E_GEOMETRY", patched(SFORM_CODE, "h", 99)),
     header(34, "qform_code -1", "E_GEOMETRY", patched(QFORM_CODE, "h", -1)),
     header(35, "quaternion longer than 1", "E_GEOMETRY", patched(QUATERN_B, "3f", 2, 2, 2, base=QFORM_ONLY)),
@@ -103,6 +106,13 @@ HEADER_LEVEL = (
         patched(QUATERN_B, "3f", 2, 2, 2, base=patched(QFORM_CODE, "2h", 1, 1)),
     ),
     header(36, "sform and qform differ", "W_SFORM_QFORM", two_affines(AFFINE, np.diag([2.0, 1.5, 3.0, 1.0]))),
+    header(
+        36,
+        "the same, strict",
+        "E_GEOMETRY",
+        two_affines(AFFINE, np.diag([2.0, 1.5, 3.0, 1.0])),
+        through=ScanReader(strict=True),
+    ),
     header(37, "sheared sform", "W_SHEAR", nifti(affine=SHEARED), through=checked),
     header(38, "one field byte-swapped: dim[0]", "E_DIMENSIONS", swapped(DIM, "h")),
     header(38, "one field byte-swapped: datatype int16", "E_TRUNCATED", swapped(DATATYPE, "h")),

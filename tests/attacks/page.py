@@ -25,7 +25,7 @@ batch goes on; a `W_` code goes with a scan that is used all the same:
 the viewer's answers (HTTP).  What is taken says why.  [Check scans](how-to/check.md) before any work.
 
 Not covered: a voxel changed in a file without a checksum (`.nii`, raw NRRD and MetaImage, most DICOM) cannot be
-noticed.  Voxels that are NaN are refused; there is no option to fill them.
+noticed.
 
 """
 FOOT = """

@@ -7,6 +7,7 @@ import numpy as np
 
 from attacks.attack import Elsewhere, checked
 from attacks.header_level import header
+from mendscan.volumes.reading import ScanReader
 from volumes.test_reading import AFFINE, FOUR_DIMENSIONAL, SHAPE, nifti, voxels_of, with_voxel
 
 
@@ -43,9 +44,13 @@ FAR = np.array([[-2.0, 0, 0, 1e6], [0, 1.5, 0, 1e6], [0, 0, 3, 1e6], [0, 0, 0, 1
 PAD = "an intensity as any other; percentiles and the gate judge it at detection"
 NONE_LOST = "flips and permutations alone turn it to RAS+, and the stored ones turn results back"
 
+FILLING = ScanReader(nan="fill")
+
 VOXEL_LEVEL = (
     header(41, "some voxels NaN", "E_NAN", with_voxel(np.nan)),
+    header(41, "the same, --nan fill", "W_NAN", with_voxel(np.nan), through=FILLING),
     header(42, "all voxels NaN", "E_NAN", nifti(np.full(SHAPE, np.nan, np.float32))),
+    header(42, "the same, --nan fill", "E_NAN", nifti(np.full(SHAPE, np.nan, np.float32)), through=FILLING),
     header(42, "voxels infinite", "E_NAN", with_voxel(np.inf)),
     header(42, "voxels minus infinite", "E_NAN", with_voxel(-np.inf)),
     header(43, "all voxels 7", "E_CONSTANT", nifti(np.full(SHAPE, 7, np.int16))),

@@ -6,14 +6,18 @@ import pytest
 from mendscan.baselines.healthy import HealthyCohort
 from mendscan.cohort.preparing import prepare
 from mendscan.errors import CohortError, ModelError
+from mendscan.models.folder import LISTED, digest, manifest_text
 from mendscan.volumes.reading import read_volume
 
 
 def model_folder(folder, cohort):
     folder.mkdir()
     config = {"format": 1, "settings": cohort.settings.model_dump(mode="json")}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "split.json").write_text(json.dumps(cohort.split.to_json()))
+    contents = {"config.json": json.dumps(config), "split.json": json.dumps(cohort.split.to_json())}
+    for name in LISTED:
+        (folder / name).write_text(contents.get(name, ""))
+    listed = {name: digest((folder / name).read_bytes()) for name in LISTED}
+    (folder / "manifest.json").write_text(manifest_text(listed))
     return folder
 
 
@@ -57,8 +61,16 @@ def test_a_missing_scan_is_an_error(cohort, files, tmp_path):
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path):
-    with pytest.raises(ModelError, match=r"config\.json: not a model folder"):
+    with pytest.raises(ModelError, match="not a complete model"):
         HealthyCohort.of_model(tmp_path, tmp_path, tmp_path / "work")
+
+
+def test_a_plan_that_was_changed_is_an_error(cohort, tmp_path):
+    model = model_folder(tmp_path / "model", cohort)
+    split = (model / "split.json").read_text()
+    (model / "split.json").write_text(split.replace(cohort.split.train[0], cohort.split.calibration[0]))
+    with pytest.raises(ModelError, match=r"split\.json: the file is not the one that was saved"):
+        HealthyCohort.of_model(model, tmp_path, tmp_path / "work")
 
 
 def test_what_is_prepared_already_is_used(cohort, files, tmp_path):

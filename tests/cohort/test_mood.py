@@ -667,7 +667,7 @@ def test_the_archives_may_lie_in_the_folder(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_refused_before_the_archive_is_read(tmp_path: Path) -> None:
     archive, told = write_zip(tmp_path / "a.zip", GOOD), Listener()
-    with pytest.raises(WriteError, match="cannot be prepared"):
+    with pytest.raises(WriteError, match="cannot be made"):
         import_mood(archive, archive / "out", progress=told)
     assert told.stages == []
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from batch_contents import contents
 from mendscan.detection.batch import detect_folder
 from mendscan.detection.calibration import Calibration
 from mendscan.detection.detector import Detector
@@ -21,6 +22,7 @@ from mendscan.detection.networks import Networks
 from mendscan.errors import CohortError, ModelError, SettingsError, WriteError
 from mendscan.models.bundle import save_bundle
 from mendscan.results import FINDING_COLUMNS, SCORE_COLUMNS, Detection, read_results, read_run, read_scores
+from mendscan.volumes.reading import ScanReader
 from mendscan.volumes.writing import make_folder
 
 WriteScan = Callable[..., Path]
@@ -53,9 +55,24 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def scores(results: Path) -> list[dict[str, str]]:
-    """Rows without the time they took."""
-    rows = table(results / "scores.csv")
-    return [{column: cell for column, cell in row.items() if column != "seconds"} for row in rows]
+    return table(results / "scores.csv")
+
+
+class Listener:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.total, self.steps, self.said, self.stages = 0, 0, [], []
+
+    def begin(self, what: str, total: int) -> None:
+        self.total, self.steps = total, 0
+        self.stages.append(what)
+
+    def advance(self, steps: int = 1) -> None:
+        self.steps += steps
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
 
 # --- the neighbours do not matter ------------------------------------------------------------------------------------
@@ -120,7 +137,7 @@ def test_the_results_folder(detect: Callable[..., Any], three_scans: Path, tmp_p
     assert summary.failed == 0
     assert [row["case"] for row in summary.rows] == ["a", "b", "c"]
     folders = ["details", "maps", "records", "restored", "scans"]
-    tables = ["findings.csv", "model-card.md", "results.json", "scores.csv"]
+    tables = ["findings.csv", "model-card.md", "results.json", "scores.csv", "timing.csv"]
     assert sorted(p.name for p in results.iterdir()) == sorted(folders + tables)
     rows = table(results / "scores.csv")
     assert tuple(rows[0]) == SCORE_COLUMNS
@@ -160,19 +177,6 @@ def test_without_maps_there_are_tables_and_details(
 def test_progress_and_after_save_hear_of_every_scan(
     detect: Callable[..., Any], three_scans: Path, tmp_path: Path
 ) -> None:
-    class Listener:
-        def __init__(self) -> None:
-            self.total, self.steps, self.said = 0, 0, []
-
-        def begin(self, _what: str, total: int) -> None:
-            self.total = total
-
-        def advance(self, steps: int = 1) -> None:
-            self.steps += steps
-
-        def say(self, text: str) -> None:
-            self.said.append(text)
-
     listener, saved = Listener(), []
 
     def after_save(detection: Detection, folder: Path) -> None:
@@ -185,8 +189,9 @@ def test_progress_and_after_save_hear_of_every_scan(
     assert sorted(saved) == ["a", "b", "c"]
     # Eight calibration scans are too few for the default rate of 5 %: said once, and no scan is flagged.
     assert [said.split(":")[0] for said in listener.said[:1]] == ["no scan is flagged"]
-    assert len(listener.said) == 2
-    assert "bad.nii.gz" in listener.said[1]
+    assert listener.said[1] == "1 of 4 scans cannot be used, the others go on: E_NOT_NIFTI bad.nii.gz"
+    assert [said for said in listener.said[2:] if not said.startswith("warning: ")] == listener.said[-1:]
+    assert listener.said[-1].startswith("failed: bad.nii.gz")
 
 
 # --- wanted rates ----------------------------------------------------------------------------------------------------
@@ -278,6 +283,48 @@ def test_a_model_of_an_earlier_version_detects_but_refuses_a_wanted_number(
         detect_folder(model, three_scans, tmp_path / folder, workers=0, device="cpu")
     assert outputs(tmp_path / "2") == outputs(tmp_path / "3")
     assert {row["expected_false_per_scan"] for row in table(tmp_path / "2" / "findings.csv")} == {""}
+
+
+def test_what_is_wrong_is_said_of_all_scans_before_the_work(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path, write_scan: WriteScan
+) -> None:
+    codes, listener = spoil(three_scans, write_scan), Listener()
+    write_scan(three_scans, "labels", voxels=(np.random.default_rng(0).random((8, 9, 10)) > 0.5).astype(np.uint8))
+    detect(three_scans, tmp_path / "results", progress=listener)
+    first = listener.said.index(next(line for line in listener.said if line.startswith("failed:")))
+    before = " ".join(listener.said[:first])
+    assert "5 of 9 scans cannot be used" in before
+    assert all(code in before for code in codes.values())
+    assert "W_LABELS" in before
+    assert listener.stages == ["check", "detect"]
+
+
+def test_holes_are_refused_or_filled_and_that_is_told(
+    detect: Callable[..., Any], tmp_path: Path, write_scan: WriteScan
+) -> None:
+    voxels = np.random.default_rng(0).normal(size=(8, 9, 10)).astype(np.float32)
+    voxels[2, 3, 4] = np.nan
+    write_scan(tmp_path / "scans", "holed", voxels=voxels)
+    assert detect(tmp_path / "scans", tmp_path / "refused").failed == 1
+    filling = ScanReader(nan="fill")
+    assert detect(tmp_path / "scans", tmp_path / "filled", reader=filling).failed == 0
+    assert [read_run(tmp_path / name)["nan"] for name in ("refused", "filled")] == ["refuse", "fill"]
+    details = json.loads((tmp_path / "filled" / "details" / "holed.json").read_text())
+    assert [each["code"] for each in details["remarks"]] == ["W_NAN"]
+    again = detect(tmp_path / "scans", tmp_path / "filled", resume=True, reader=ScanReader(2**20, nan="fill"))
+    assert again.kept == 1
+    assert detect(tmp_path / "scans", tmp_path / "filled", resume=True).failed == 1
+
+
+def test_two_runs_differ_in_nothing_but_the_seconds(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path
+) -> None:
+    for name in ("first", "second"):
+        detect(three_scans, tmp_path / name)
+    assert contents(tmp_path / "first") == contents(tmp_path / "second")
+    timing = table(tmp_path / "first" / "timing.csv")
+    assert [row["case"] for row in timing] == ["a", "b", "c"]
+    assert all(float(row["seconds"]) >= 0 for row in timing)
 
 
 # --- failures --------------------------------------------------------------------------------------------------------

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from batch_contents import contents
+from batch_contents import contents, score_rows
 from mendscan.detection.batch import detect_folder
 from mendscan.detection.detector import Detector
+from mendscan.detection.stopping import stopped_by_signals
 from mendscan.errors import ModelError, WriteError
 from mendscan.results import Detection, read_results
 from mendscan.results.figures import save_figure
 from mendscan.volumes.locking import LOCK_NAME
+from processes import alive, wait_until
 
 WriteScan = Callable[..., Path]
 Detect = Callable[..., Any]
@@ -78,7 +81,7 @@ def faults() -> Callable[[Detection, Path], None]:
 def test_whatever_happens_to_a_scan_costs_that_scan_only(
     run: Detect, scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("DEBUG", logger="mendscan.detection.failures")
+    caplog.set_level("DEBUG", logger="mendscan.failures")
     summary = run(scans, tmp_path / "results", workers=2, timeout_s=8.0, after_save=faults())
     rows = {row["case"]: row for row in summary.rows}
     assert {case: row["code"] for case, row in rows.items() if row["status"] == "failed"} == CODES
@@ -121,6 +124,16 @@ def test_a_model_that_is_replaced_while_a_batch_runs_ends_it(
     assert not (tmp_path / "results" / "scores.csv").exists()
 
 
+@pytest.mark.parametrize("length", [250, 251])
+def test_a_name_that_no_result_can_have_costs_its_scan_only(
+    run: Detect, scans: Path, tmp_path: Path, length: int
+) -> None:
+    few, name = pick(scans, tmp_path / "few", "az"), "l" * length
+    (few / f"{name}.nii").write_bytes(gzip.decompress((few / "a.nii.gz").read_bytes()))
+    rows = {row["case"]: row for row in run(few, tmp_path / "results").rows}
+    assert {case: row.get("code") for case, row in rows.items()} == {"a": None, "z": None, name: "E_NAME"}
+
+
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 
@@ -129,7 +142,9 @@ def command(model: Path, scans: Path, results: Path, *options: object) -> list[s
     return [str(each) for each in (sys.executable, "-m", "mendscan", "detect", *folders, *options)]
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2), (signal.SIGUSR1, 0)])
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2), (signal.SIGUSR1, 0), (signal.SIGHUP, 0)]
+)
 def test_a_signal_stops_the_batch_in_good_order(
     model_folder: Path, write_scan: WriteScan, tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:
@@ -138,7 +153,8 @@ def test_a_signal_stops_the_batch_in_good_order(
     results = tmp_path / "results"
     told = command(model_folder, tmp_path / "scans", results, "--workers", workers)
     with (tmp_path / "said").open("w") as said:
-        batch = subprocess.Popen(told, stdout=said, stderr=said, start_new_session=True)
+        heard = partial(signal.signal, number, signal.SIG_DFL)  # what ignores signals may have started the tests
+        batch = subprocess.Popen(told, stdout=said, stderr=said, start_new_session=True, preexec_fn=heard)
         wait_until(lambda: len(list(results.glob("records/s*.json"))) >= 3 or batch.poll() is not None)
         os.killpg(batch.pid, number)  # as a terminal does: to the workers, too
         assert batch.wait(60) == 143
@@ -155,23 +171,13 @@ def test_a_signal_stops_the_batch_in_good_order(
     assert not (results / LOCK_NAME).exists()
 
 
-def alive(group: int) -> bool:
-    """Whether a process of the group still runs."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, number = path.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if int(number) == group and state != "Z":
-            return True
-    return False
-
-
-def wait_until(condition: Callable[[], bool], patience_s: float = 60) -> None:
-    ends = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopped_by_signals():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # --- the disk --------------------------------------------------------------------------------------------------------
@@ -219,6 +225,15 @@ def test_a_read_only_folder_is_refused_before_any_work(run: Detect, scans: Path,
         run(scans, tmp_path / "results")
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_is_left_in_the_temporary_folder(model_folder: Path, scans: Path, tmp_path: Path, workers: int) -> None:
+    few, temporary = pick(scans, tmp_path / "few", "az"), tmp_path / "temporary"
+    temporary.mkdir()
+    told = command(model_folder, few, tmp_path / "results", "--workers", workers)
+    subprocess.run(told, env=os.environ | {"TMPDIR": str(temporary)}, capture_output=True, check=True)
+    assert list(temporary.iterdir()) == []
+
+
 # --- the same bytes --------------------------------------------------------------------------------------------------
 
 
@@ -233,9 +248,7 @@ def test_neighbours_order_workers_and_threads_change_no_byte(run: Detect, scans:
     # One at a time, last first, with two threads each, into one folder: each as it was among the others.
     for name in ("z", "odd", "a"):
         run(few / f"{name}.nii.gz", tmp_path / "alone", workers=2)
-        assert {row["case"]: row for row in contents(tmp_path / "alone")["scores.csv"]}.items() <= {
-            row["case"]: row for row in expected["scores.csv"]
-        }.items()
+        assert all(row in score_rows(tmp_path / "0") for row in score_rows(tmp_path / "alone"))
     alone = contents(tmp_path / "alone")
     assert set(alone) == set(expected)
     for name in set(expected) - {"scores.csv", "findings.csv"}:

@@ -16,7 +16,7 @@ from mendscan.detection import batch, case_work
 from mendscan.detection.batch import detect_folder
 from mendscan.detection.detector import Detector
 from mendscan.errors import Interrupted, SettingsError, WriteError
-from mendscan.results import Detection
+from mendscan.results import Detection, read_scores
 from mendscan.results.figures import save_figure
 from mendscan.results.records import read_record
 from mendscan.volumes.locking import locked
@@ -73,11 +73,11 @@ def detected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_nothing_is_done_twice_and_every_byte_stays(
     run: Detect, scans: Path, results: Path, detected: list[str]
 ) -> None:
-    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    before = contents(results)
     summary = run(scans, results, resume=True)
     assert detected == []
     assert (summary.kept, summary.failed, len(summary.rows)) == (4, 1, 5)
-    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
+    assert contents(results) == before
 
 
 def test_without_resume_everything_is_done_again(
@@ -214,7 +214,7 @@ def test_a_resumed_batch_that_stops_loses_no_row(
     monkeypatch.setattr(batch, "detect_case", stop)
     with pytest.raises(Interrupted, match="--resume goes on"):
         run(scans, results, resume=True)
-    cases = [row["case"] for row in contents(results)["scores.csv"]]
+    cases = list(read_scores(results))
     assert cases == ["a", "b", "c", "d"]  # c and d were not yet looked at
     monkeypatch.setattr(batch, "detect_case", genuine)
     run(scans, results, resume=True)
@@ -234,7 +234,7 @@ def test_a_run_from_the_beginning_that_stops_vouches_for_nothing_old(
     with pytest.raises(Interrupted):
         run(scans, results)
     assert [path.name for path in (results / "records").iterdir()] == ["a.json"]
-    assert [row["case"] for row in contents(results)["scores.csv"]] == ["a"]
+    assert list(read_scores(results)) == ["a"]
 
 
 def test_two_runs_in_one_folder_are_refused(run: Detect, scans: Path, results: Path, whole: Path) -> None:

@@ -26,7 +26,14 @@ from mendscan.detection.restoration import draw_uniforms, restore_by_fixed_point
 from mendscan.detection.scoring import weigh_restorations
 from mendscan.detection.standardising import HealthyReference
 from mendscan.detection.voxel_calibration import HealthyKind, TailTable, VoxelCalibration
-from mendscan.errors import IntensityError, ModelError, SettingsError, UnfitScanError, UnreadableScanError
+from mendscan.errors import (
+    GeometryError,
+    IntensityError,
+    ModelError,
+    SettingsError,
+    UnfitScanError,
+    UnreadableScanError,
+)
 from mendscan.results import Detection
 from mendscan.volumes.reading import read_volume
 from mendscan.volumes.volume import volume_from_array
@@ -365,6 +372,35 @@ def test_where_nothing_is_replaced_the_restoration_is_the_reconstruction(detecto
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_had_no_value_is_not_anomalous(detector: Detector, tmp_path: Path, write_scan: WriteScan) -> None:
+    voxels = head(0)
+    holed = voxels.astype(np.float32)
+    holed[:5], holed[10:14, 12:18, 6:9] = np.nan, np.nan
+    path = write_scan(tmp_path, "holed", voxels=holed)
+    detection = detector.detect(read_volume(path, nan="fill"))
+    missing_XYZ = detection.volume.missing_XYZ
+    assert missing_XYZ is not None
+    assert missing_XYZ.sum() == np.isnan(holed).sum()
+    assert (detection.map_XYZ[missing_XYZ] == 0).all()
+    filled = replace(detection.volume, missing_XYZ=None)
+    whole = detector.detect(filled)
+    assert (whole.map_XYZ[missing_XYZ] > 0).any()
+    np.testing.assert_array_equal(detection.map_XYZ[~missing_XYZ], whole.map_XYZ[~missing_XYZ])
+    assert [each["code"] for each in detection.details()["remarks"]] == ["W_NAN"]
+
+
+def test_strict_refuses_a_scan_of_uncertain_place(detector: Detector, tmp_path: Path) -> None:
+    image = nib.Nifti1Image(head(0), OBLIQUE)
+    image.set_sform(OBLIQUE, 0)
+    image.set_qform(OBLIQUE, 0)
+    nib.save(image, tmp_path / "nowhere.nii")
+    volume = read_volume(tmp_path / "nowhere.nii")
+    assert detector.detect(volume).score == detector.detect(tmp_path / "nowhere.nii").score
+    for scan in (volume, tmp_path / "nowhere.nii"):
+        with pytest.raises(GeometryError, match="not certain where the scan lies"):
+            detector.detect(scan, strict=True)
 
 
 def test_errors_are_typed(detector: Detector, tmp_path: Path, write_scan: WriteScan) -> None:

@@ -361,8 +361,9 @@ def test_an_evaluation_overwrites_only_an_evaluation(folders, tmp_path):
     for folder in (folders[1], folders[1].parent):
         (folders[1].parent / "cases.csv").write_text("case,subject\na,x\n")
         with pytest.raises(WriteError, match=r"of the labels|no evaluation wrote \(found cases\.csv"):
-            evaluation_folder(folder, folders[1])
+            evaluation_folder(folder, folders[1]).__enter__()
     metrics, out = evaluate(folders), tmp_path / "out"
     for differences in (compare(metrics, metrics), None):
-        write_evaluation(metrics, evaluation_folder(out, folders[1]), differences=differences)
+        with evaluation_folder(out, folders[1]):
+            write_evaluation(metrics, out, differences=differences)
         assert (out / "differences.json").exists() == (differences is not None)

@@ -146,9 +146,13 @@ def test_a_case_without_a_named_subject_is_its_own(tmp_path):
     assert find_labels(tmp_path).subjects == {}
 
 
-@pytest.mark.parametrize("value", ["NaN", '"0.3"', "[1]", "true", "-5", "1e400"])
-def test_a_threshold_that_is_none_is_named(tmp_path, value):
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(value, "map_threshold is no threshold") for value in ('"0.3"', "[1]", "true", "-5")]
+    + [(value, "not the facts of a detection") for value in ("NaN", "1e400")],
+)
+def test_a_threshold_that_is_none_is_named(tmp_path, value, said):
     save(tmp_path / "maps" / "a.nii.gz", a_map(0))
     (tmp_path / "results.json").write_text(f'{{"map_threshold": {value}}}')
-    with pytest.raises(ResultsError, match=r"results\.json: map_threshold is no threshold"):
+    with pytest.raises(ResultsError, match=rf"results\.json: {said}"):
         find_predictions(tmp_path)

@@ -414,7 +414,8 @@ def test_a_folder_that_is_no_results_folder_and_a_wrong_name_are_refused(tmp_pat
     [
         ({"slices": []}, "its slices make no sense"),
         ({"slice_axis": "Q"}, "its slices make no sense"),
-        ({"slices": [{"position": float("nan"), "score": 1.0}]}, "its slices make no sense"),
+        ({"slices": [{"position": "nan", "score": 1.0}]}, "its slices make no sense"),
+        ({"slices": [{"position": float("nan"), "score": 1.0}]}, "the details cannot be read (found NaN is not JSON)"),
         ({"code_nll": {"nats": [[[1.0]]], "extent": [[0, 1], [0, 1]], "threshold": 3}}, "its codes are not those"),
     ],
 )

@@ -123,8 +123,9 @@ def test_a_map_of_another_grid_is_not_laid_over_the_scan(folder) -> None:
     ]
 
 
-def test_damaged_details_are_told_without_a_path(folder) -> None:
-    (folder / "details" / "anomalous.json").write_text("{")
+@pytest.mark.parametrize("damaged", ["{", '{"statistics": {"typical noise": NaN}}'])
+def test_damaged_details_are_told_without_a_path(folder, damaged) -> None:
+    (folder / "details" / "anomalous.json").write_text(damaged)
     told = page(folder, "anomalous")
     assert "the details of this scan: the details cannot be read" in told["problems"][0]
     assert str(folder) not in told["problems"][0]
@@ -135,8 +136,8 @@ def test_numbers_that_are_none_become_null(folder) -> None:
     text = (folder / "scores.csv").read_text()
     (folder / "scores.csv").write_text(text.replace("2.45", "nan", 1))
     details = json.loads((folder / "details" / "anomalous.json").read_text())
-    details["statistics"]["typical noise"] = float("nan")
-    details["slices"][0]["score"] = float("inf")
+    details["statistics"]["typical noise"] = "nan"
+    details["slices"][0]["score"] = "inf"
     (folder / "details" / "anomalous.json").write_text(json.dumps(details))
     told = page(folder, "anomalous")
     assert told["score"] is None

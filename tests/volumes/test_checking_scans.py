@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mendscan.cli import app
-from mendscan.volumes.checking import CheckedScan, CheckReport, check_scans
+from mendscan.volumes.checking import CheckedScan, CheckReport, check_scans, in_few_lines
+from mendscan.volumes.reading import ScanReader
 from volumes.dicom_files import write_series
 from volumes.test_reading import AFFINE, GZIPPED, nifti, patched, voxels_of
 
@@ -142,8 +143,8 @@ def test_pairs_are_named_and_not_passed_over_in_silence(tmp_path) -> None:
 
 def test_too_large_is_what_the_caller_says(tmp_path) -> None:
     path = saved(tmp_path / "a.nii", voxels_of())
-    assert only(checked(path, max_bytes=8 * 9 * 10 * 4 - 1)).code == "E_TOO_LARGE"
-    assert only(checked(path, max_bytes=8 * 9 * 10 * 4)).code == ""
+    assert only(checked(path, reader=ScanReader(max_bytes=8 * 9 * 10 * 4 - 1))).code == "E_TOO_LARGE"
+    assert only(checked(path, reader=ScanReader(max_bytes=8 * 9 * 10 * 4))).code == ""
 
 
 def run(*arguments: object):
@@ -191,3 +192,36 @@ def test_torch_is_not_needed(tmp_path) -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_what_is_refused_is_what_the_caller_says(tmp_path) -> None:
+    voxels = voxels_of().astype(np.float32)
+    voxels[0, 0, :2] = np.nan
+    path = saved(tmp_path / "holed.nii", voxels)
+    assert only(checked(path)).code == "E_NAN"
+    assert warned(only(checked(path, reader=ScanReader(nan="fill")))) == {"W_NAN"}
+    assert run(path).exit_code == 4
+    shown = run(path, "--nan", "fill")
+    assert shown.exit_code == 0
+    assert "2 voxels are NaN (0.28%)" in " ".join(shown.output.split())
+
+
+@pytest.mark.parametrize("code", ["W_SFORM_QFORM", "W_ORIENTATION"])
+def test_a_scan_of_uncertain_place_is_refused_where_that_is_wanted(tmp_path, code: str) -> None:
+    image = nib.Nifti1Image(voxels_of(), np.diag([2.0, 1.5, 3.0, 1.0]))
+    image.set_sform(np.eye(4), 1 if code == "W_SFORM_QFORM" else 0)
+    image.set_qform(np.diag([2.0, 1.5, 3.0, 1.0]), 1 if code == "W_SFORM_QFORM" else 0)
+    nib.save(image, tmp_path / "a.nii")
+    assert code in warned(only(checked(tmp_path / "a.nii")))
+    strict = only(checked(tmp_path / "a.nii", reader=ScanReader(strict=True)))
+    assert strict.code == "E_GEOMETRY"
+    assert run(tmp_path / "a.nii", "--strict").exit_code == 4
+    assert run(tmp_path / "a.nii").exit_code == 0
+
+
+def test_many_scans_of_one_oddity_are_one_line(tmp_path) -> None:
+    for name in "abc":
+        saved(tmp_path / f"{name}.nii", (voxels_of() > voxels_of().mean()).astype(np.uint8))
+    (line,) = [line for line in in_few_lines(checked(tmp_path).scans) if "W_LABELS" in line]
+    assert "a.nii" in line
+    assert line.endswith("(W_LABELS), and 2 more scans likewise")

@@ -53,6 +53,14 @@ def test_each_folder_with_one_series_is_a_scan_of_its_name(tmp_path):
     assert [read_volume(path).shape for path in find_scans(tmp_path)] == [(7, 8, 6)] * 3
 
 
+@pytest.mark.parametrize("name", ["{index}.nii", "{index}.NRRD", "{index}.mha"])
+def test_dicom_files_with_another_formats_name_are_one_series(tmp_path, name):
+    write_series(tmp_path / "study" / "P01", name=name)
+    write_nifti(tmp_path / "study" / "P01" / "P02.nii.gz")
+    assert names_below(tmp_path) == ["study/P01", "study/P01/P02.nii.gz"]
+    assert [read_volume(path).shape for path in find_scans(tmp_path)] == [(7, 8, 6)] * 2
+
+
 def test_several_series_of_one_folder_are_told_apart(tmp_path):
     write_series(tmp_path / "P01", name="a{index}")
     write_series(tmp_path / "P01", OTHER, number=12, name="b{index}")

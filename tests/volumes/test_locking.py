@@ -76,7 +76,7 @@ def test_a_file_that_was_removed_by_its_last_holder_is_not_held(tmp_path: Path, 
             pass
 
 
-@pytest.mark.parametrize("record", ["", "[]", "no json", '{"pid": "x"}'])
+@pytest.mark.parametrize("record", ["[" * 4096, "", "[]", "no json", '{"pid": "x"}'])
 def test_a_damaged_record_does_not_matter(tmp_path: Path, record: str) -> None:
     (tmp_path / LOCK_NAME).write_text(record)
     with locked(tmp_path, "mine"):

@@ -177,3 +177,46 @@ def test_senseless_arrays_are_refused_with_their_code(voxels, affine, error, cod
         volume_from_array(voxels, affine, name="case")
     assert caught.value.code == code
     assert str(caught.value).startswith("case: ")
+
+
+# --- voxels without a value ------------------------------------------------------------------------------------------
+
+
+def test_missing_voxels_get_the_lowest_value_and_are_known():
+    voxels = marked_voxels().astype(np.float32) + 10
+    holes = np.zeros(voxels.shape, bool)
+    holes[0], holes[2, 3, 4] = True, True
+    affine = np.array([[0.0, -2, 0, 5], [3, 0, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]])
+    holed = np.where(holes, np.nan, voxels)
+    volume = volume_from_array(holed, affine, name="holed", nan="fill")
+    assert volume.missing_XYZ is not None
+    np.testing.assert_array_equal(volume.to_native(volume.missing_XYZ), holes)
+    native = volume.to_native(volume.voxels_XYZ)
+    assert (native[holes] == voxels[~holes].min()).all()
+    np.testing.assert_array_equal(native[~holes], voxels[~holes])
+    whole = volume_from_array(native, affine, name="holed", nan="fill")
+    assert whole.missing_XYZ is None
+    assert whole.content_hash != volume.content_hash
+
+
+def test_a_scan_without_holes_is_the_same_whatever_becomes_of_holes():
+    first, second = (volume_from_array(marked_voxels(), np.eye(4), name="a", nan=nan) for nan in ("refuse", "fill"))
+    assert first.content_hash == second.content_hash
+    assert second.missing_XYZ is None
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_only_nan_is_filled(value):
+    voxels = with_value(np.nan)
+    voxels[1, 1, 1] = value
+    with pytest.raises(IntensityError) as caught:
+        volume_from_array(voxels, np.eye(4), name="a", nan="fill")
+    assert caught.value.code == "E_NAN"
+
+
+def test_all_nan_and_nan_around_one_value_are_refused():
+    flat = np.full(SHAPE, np.nan)
+    for voxels, code in ((flat, "E_NAN"), (np.where(np.arange(SHAPE[2]) > 2, flat, 7.0), "E_CONSTANT")):
+        with pytest.raises(IntensityError) as caught:
+            volume_from_array(voxels, np.eye(4), name="a", nan="fill")
+        assert caught.value.code == code

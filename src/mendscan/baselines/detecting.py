@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,18 @@ import torch
 import mendscan
 from mendscan.baselines.calibrating import MAP_THRESHOLD, Calibrated
 from mendscan.cohort.preparing import prepare
-from mendscan.detection.batch import BatchSummary
-from mendscan.errors import MendscanError
-from mendscan.parallel import each_in_processes
+from mendscan.detection.batch_work import BatchSummary, held_results, summary_of, take_outcomes
+from mendscan.detection.case_work import Case, CaseDone
+from mendscan.detection.stopping import stopped_in_good_order
+from mendscan.errors import WriteError
+from mendscan.failures import told_apart
+from mendscan.parallel import each_outcome
 from mendscan.progress import Progress, Silent
-from mendscan.results import forget_case, write_results
+from mendscan.results import forget_case
+from mendscan.results.layout import MAPS, MODEL_CARD, SUBFOLDERS, remove
+from mendscan.results.records import CaseRecord, digest_of, read_record, scan_digest, write_record
+from mendscan.results.tables import Tables
+from mendscan.volumes.apart import keep_apart
 from mendscan.volumes.finding import find_scans
 from mendscan.volumes.maps import write_map
 from mendscan.volumes.reading import case_name, read_volume
@@ -34,44 +43,66 @@ def detect_with(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> BatchSummary:
-    """Score and map every scan of a folder with a baseline.
+    """Score and map every scan of a folder with a baseline; findings and restorations are left out.
 
-    ``results.json`` is written last: where it is, the folder is complete.  Findings and restorations are left out.
+    Whatever happens to one scan, or to the process that works on it, costs that scan only.  When the batch is stopped,
+    whole results of the scans done are there, and nothing of an earlier run.
 
     Args:
         baseline: Fitted and calibrated.
         scans: A scan, or a folder of scans at any depth.
-        results: The results folder; files of the same cases in it are replaced.
+        results: The results folder; results of the same cases in it are replaced.
         workers: Processes; None = one per core on the CPU, none beside an accelerator; 0 = none.
-        progress: Told how far the work is.
+        progress: Told of every scan.
 
     Returns:
         The rows of ``scores.csv``, and how many scans failed; these have no score.
 
     Raises:
-        CohortError: If there is no scan.
-        WriteError: If the results cannot be written.
+        CohortError: If there is no scan, or two have the same name.
+        SettingsError: If the results would lie among the scans (E_OUTPUT_AMONG_INPUTS).
+        WriteError: If the results cannot be written, or another run is at work in the folder (E_LOCKED).
+        Interrupted: If SIGINT, SIGTERM, SIGHUP or SIGUSR1 came; the tables have all scans done.
     """
-    progress, folder, paths = progress or Silent(), Path(results), find_scans(scans)
-    make_folder(folder / "maps")
-    (folder / "results.json").unlink(missing_ok=True)
-    progress.begin(f"detect with {baseline.baseline.name}", len(paths))
-    outcomes = each_in_processes(
-        _detect_one,
-        [(path, folder) for path in paths],
-        expected=MendscanError,
-        initializer=_take_baseline,
-        initargs=(baseline,),
-        workers=workers if baseline.baseline.device.type == "cpu" else 0,
-    )
-    rows = []
-    for index, outcome in outcomes:
-        rows.append(_failed_row(paths[index], outcome) if isinstance(outcome, MendscanError) else outcome)
-        progress.advance()
-    _BASELINE.clear()
-    write_results(folder, rows, [], _run_facts(baseline))
-    failed = sum(row["status"] == "failed" for row in rows)
-    return BatchSummary(tuple(sorted(rows, key=lambda row: str(row["case"]))), failed)
+    progress, folder = progress or Silent(), Path(results)
+    keep_apart(scans, folder, subfolders=SUBFOLDERS)
+    with stopped_in_good_order("detect again"):
+        cases = [Case(path, case_name(path), None) for path in find_scans(scans, progress)]
+        run = _run_facts(baseline)
+        request = digest_of([run, baseline.scale, baseline.healthy_scores])
+        with held_results(folder):
+            tables = _emptied(folder, cases, run)
+            outcomes = each_outcome(
+                _detect_one,
+                [(case, folder, request) for case in cases],
+                initializer=_take_baseline,
+                initargs=(baseline,),
+                workers=workers if baseline.baseline.device.type == "cpu" else 0,
+            )
+            progress.begin(f"detect with {baseline.baseline.name}", len(cases))
+            try:
+                take_outcomes(cases, outcomes, tables, progress, partial(_take, tables))
+            finally:
+                _BASELINE.clear()
+    return summary_of(tables)
+
+
+def _emptied(folder: Path, cases: Sequence[Case], run: dict[str, Any]) -> Tables:
+    """Return tables without rows, which are written: with results of an earlier run, these cases would be mixed."""
+    for case in cases:
+        forget_case(folder, case.name)
+    remove(folder / MODEL_CARD)
+    tables = Tables(folder, run, partial(_records, folder, cases))
+    tables.write()
+    return tables
+
+
+def _records(folder: Path, cases: Sequence[Case]) -> list[CaseRecord]:
+    return [record for case in cases if (record := read_record(folder, case.name)) is not None]
+
+
+def _take(tables: Tables, case: Case, done: CaseDone) -> None:
+    tables.add(done.record.row, done.record.findings, seconds=done.seconds)
 
 
 _BASELINE: list[Calibrated] = []
@@ -82,26 +113,26 @@ def _take_baseline(baseline: Calibrated) -> None:
     _BASELINE[:] = [baseline]
 
 
-def _detect_one(path: Path, folder: Path) -> dict[str, Any]:
-    forget_case(folder, case_name(path))
+def _detect_one(case: Case, folder: Path, request: str) -> CaseDone:
     baseline, started = _BASELINE[0], time.perf_counter()
-    volume = read_volume(path)
+    volume = read_volume(case.path)
     prepared = prepare(volume, baseline.settings.preparation)
     scored = baseline.scored(prepared)
     map_XYZ = np.clip(prepared.to_scan(scored.map_SHW), 0, 1)
-    write_map(folder / "maps" / f"{volume.name}.nii.gz", map_XYZ, volume)
-    return {
-        "case": volume.name,
+    try:
+        write_map(make_folder(folder / MAPS) / f"{case.name}.nii.gz", map_XYZ, volume)
+    except WriteError as error:
+        raise told_apart(error) from error.__cause__
+    row = {
+        "case": case.name,
         "status": "ok",
         "score": round(scored.score, 6),
         "p_value": round(baseline.p_value(scored.score), 6),
         "map_max": round(float(map_XYZ.max()), 6),
-        "seconds": round(time.perf_counter() - started, 2),
     }
-
-
-def _failed_row(path: Path, error: MendscanError) -> dict[str, Any]:
-    return {"case": case_name(path), "status": "failed", "code": error.code, "message": str(error.at(path.name))}
+    seconds = time.perf_counter() - started
+    record = write_record(folder, case.name, request=request, scan=scan_digest(volume), row=row, findings=[])
+    return CaseDone(record, seconds)
 
 
 def _run_facts(baseline: Calibrated) -> dict[str, Any]:

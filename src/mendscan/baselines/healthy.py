@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +15,14 @@ from mendscan.cohort.preparing import Prepared, prepare
 from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort
 from mendscan.config import PreparationSettings, Settings, parse_settings
 from mendscan.detection.devices import choose_device
-from mendscan.errors import CohortError, ModelError, ScanError
+from mendscan.errors import CohortError, ScanError
+from mendscan.models.folder import ModelFolder
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.training.stages import SliceData
 from mendscan.training.trainer import slice_data
 from mendscan.volumes.finding import find_scans
+from mendscan.volumes.locking import locked
 from mendscan.volumes.reading import read_volume
 from mendscan.volumes.writing import make_folder
 
@@ -74,6 +74,7 @@ class HealthyCohort:
             CohortError: If a scan of the split has no file.
             ScanError: If a scan cannot be prepared.
             SettingsError: If the device is not available.
+            WriteError: If another run is at work in the folder (E_LOCKED), or it cannot be written.
         """
         hashes = sorted(split.train + split.validation + split.calibration)
         missing = [content for content in hashes if content not in files]
@@ -86,8 +87,9 @@ class HealthyCohort:
             )
         used = {content: files[content] for content in hashes}
         folder, told = make_folder(work), progress or Silent()
-        store = prepare_cohort(list(used.values()), hashes, settings, folder, told)
-        foreground_NSHW = _prepared_foreground(used, settings, folder, told)
+        with locked(folder, "preparation"):
+            store = prepare_cohort(list(used.values()), hashes, settings, folder, told)
+            foreground_NSHW = _prepared_foreground(used, settings, folder, told)
         return cls(settings, split, used, store, foreground_NSHW, choose_device(device))
 
     @classmethod
@@ -110,12 +112,12 @@ class HealthyCohort:
             progress: Told how far the work is.
 
         Raises:
-            ModelError: If the folder is no model.
+            ModelError: If the folder is no model, or a file of it is not the one that was saved.
             CohortError: If a scan that the model was trained on is not in `healthy`.
         """
-        folder, told = Path(model), progress or Silent()
-        settings = parse_settings(_json(folder / "config.json")["settings"], where=folder / "config.json")
-        split = Split(**{part: tuple(hashes) for part, hashes in _json(folder / "split.json").items()})
+        folder, told = ModelFolder.open(Path(model)), progress or Silent()
+        settings = parse_settings(folder.read_json("config.json")["settings"], where=folder.path / "config.json")
+        split = Split(**{part: tuple(hashes) for part, hashes in folder.read_json("split.json").items()})
         paths, facts = measure_cohort(find_scans(healthy), told)
         files = {fact.content_hash: path for fact, path in zip(facts, paths, strict=True)}
         return cls.of_files(files, settings, split, work, device=device, progress=told)
@@ -142,15 +144,6 @@ class HealthyCohort:
         """Prepare the calibration scans one after the other, exactly as a new scan would be."""
         for content in self.split.calibration:
             yield prepare(read_volume(self.files[content]), self.settings.preparation)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            "not a model folder", where=path, code="E_MODEL_MISSING", found=error, remedy="give a trained model"
-        ) from None
 
 
 def _prepared_foreground(files: Mapping[str, Path], settings: Settings, folder: Path, progress: Progress) -> np.ndarray:

@@ -11,7 +11,6 @@ file                       content
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,8 @@ from mendscan.baselines.fitting import BASELINES
 from mendscan.config import Settings, parse_settings
 from mendscan.detection.devices import choose_device
 from mendscan.errors import ModelError
+from mendscan.strict_json import read_json
+from mendscan.volumes.locking import locked
 from mendscan.volumes.writing import make_folder, write_bytes, write_json
 
 __all__ = ["load_baseline", "load_calibrated", "save_baseline", "save_calibrated"]
@@ -48,7 +49,7 @@ def save_baseline(folder: str | Path, baseline: Baseline, settings: Settings) ->
         settings: The plan that it was fitted under.
 
     Raises:
-        WriteError: If it cannot be written.
+        WriteError: If it cannot be written, or another run is at work in the folder (E_LOCKED).
     """
     _write(Path(folder), _baseline_facts(baseline, settings), baseline.tensors())
 
@@ -67,7 +68,7 @@ def save_calibrated(folder: str | Path, calibrated: Calibrated) -> None:
     """Write a baseline with its calibration.
 
     Raises:
-        WriteError: If it cannot be written.
+        WriteError: If it cannot be written, or another run is at work in the folder (E_LOCKED).
     """
     facts = _baseline_facts(calibrated.baseline, calibrated.settings)
     calibration = {"scale": calibrated.scale, "healthy_scores": list(calibrated.healthy_scores)}
@@ -108,14 +109,15 @@ def _baseline(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor], *
 
 def _write(folder: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     arrays = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    write_bytes(make_folder(folder) / _ARRAYS, arrays)
     digest = hashlib.sha256(arrays).hexdigest()
-    write_json(folder / _FACTS, {"format": FORMAT_VERSION, "sha256": digest, **facts})
+    with locked(make_folder(folder), "saving"):
+        write_bytes(folder / _ARRAYS, arrays)
+        write_json(folder / _FACTS, {"format": FORMAT_VERSION, "sha256": digest, **facts})
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        facts = dict(json.loads((folder / _FACTS).read_text(encoding="utf-8")))
+        facts = dict(read_json(folder / _FACTS))
         arrays = (folder / _ARRAYS).read_bytes()
         version, digest, _ = facts["format"], facts["sha256"], facts["settings"]
     except (OSError, ValueError, TypeError, KeyError) as error:

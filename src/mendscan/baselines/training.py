@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,15 +18,17 @@ from mendscan.baselines.healthy import HealthyCohort
 from mendscan.cohort.preparing import Prepared
 from mendscan.config import Settings
 from mendscan.detection.devices import one_thread
-from mendscan.errors import SettingsError
+from mendscan.errors import ModelError, SettingsError
 from mendscan.progress import Progress, Silent
 from mendscan.shapes import SlicesSHW
+from mendscan.strict_json import read_json
 from mendscan.training.interrupts import StopRequest
 from mendscan.training.loop import LossOfStep, generator_for
 from mendscan.training.metrics_log import MetricsLog
 from mendscan.training.run import StageFolder, StageRun
 from mendscan.training.stages import SliceData
 from mendscan.training.timing import seconds_per_step, steps_of_one
+from mendscan.volumes.locking import locked
 from mendscan.volumes.writing import make_folder, write_json
 
 __all__ = [
@@ -104,13 +106,16 @@ def train_network(
     Raises:
         Interrupted: If a stop was requested; everything is saved.
         SettingsError: If the training that was stopped there was another one.
+        ModelError: If what was recorded of it is damaged (E_RESUME).
+        WriteError: If another run is at work there (E_LOCKED), or something cannot be written.
     """
     settings = cohort.settings
-    steps = _fixed_steps(training, cohort, budget, where)
-    network = training.new()
-    StageRun(training.name, network, settings.training.learning_rate_vqvae, steps, settings, where).run(
-        training.loss(network, steps), lambda step: training.validate(network, step, steps)
-    )
+    with locked(where.work, "training"):
+        steps = _fixed_steps(training, cohort, budget, where)
+        network = training.new()
+        StageRun(training.name, network, settings.training.learning_rate_vqvae, steps, settings, where).run(
+            training.loss(network, steps), lambda step: training.validate(network, step, steps)
+        )
     return network, steps
 
 
@@ -189,8 +194,7 @@ def _fixed_steps(training: NetworkTraining[Network], cohort: HealthyCohort, budg
     record = where.work / f"{training.name}.json"
     own = {"plan": _plan_hash(cohort), "minutes": budget.minutes}
     if record.exists():
-        begun = json.loads(record.read_text(encoding="utf-8"))
-        steps = int(begun.pop("steps"))
+        steps, begun = _begun(record)
         if begun != own or budget.steps not in (None, steps):
             raise SettingsError(
                 "another training was begun here",
@@ -202,6 +206,21 @@ def _fixed_steps(training: NetworkTraining[Network], cohort: HealthyCohort, budg
     steps = budget.steps or _steps_in(60 * (budget.minutes or 0), training, cohort, where.progress)
     write_json(record, {**own, "steps": steps})
     return steps
+
+
+def _begun(record: Path) -> tuple[int, dict[str, Any]]:
+    """Return the steps of a training that was begun, and what else is recorded of it."""
+    try:
+        begun = dict(read_json(record))
+        return int(begun.pop("steps")), begun
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            "the record of the stopped training is damaged",
+            where=record,
+            code="E_RESUME",
+            found=error,
+            remedy="train anew, in another folder",
+        ) from None
 
 
 def _steps_in(seconds: float, training: NetworkTraining[Network], cohort: HealthyCohort, progress: Progress) -> int:

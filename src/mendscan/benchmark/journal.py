@@ -10,6 +10,7 @@ from typing import Any
 
 from mendscan.errors import ResultsError
 from mendscan.progress import Progress
+from mendscan.strict_json import read_json
 from mendscan.volumes.writing import make_folder, write_json
 
 __all__ = ["Journal"]
@@ -63,7 +64,7 @@ class Journal:
 
     def _done_before(self) -> dict[str, float]:
         try:
-            saved = json.loads(self._path.read_text(encoding="utf-8"))
+            saved = read_json(self._path)
             facts, seconds = saved["facts"], {str(name): float(value) for name, value in saved["seconds"].items()}
         except FileNotFoundError:
             return {}

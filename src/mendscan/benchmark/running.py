@@ -12,6 +12,7 @@ from mendscan.baselines.healthy import HealthyCohort
 from mendscan.benchmark.journal import Journal
 from mendscan.benchmark.methods import BASELINE_NAMES, OWN, PAPER, Bench, run_baseline, run_own_methods
 from mendscan.benchmark.page import write_page
+from mendscan.cohort.held_folder import held_folder
 from mendscan.cohort.suite import write_suite
 from mendscan.errors import CohortError, Interrupted, SettingsError
 from mendscan.evaluation.bootstrap import RESAMPLES, Difference
@@ -72,6 +73,7 @@ def run_benchmark(
         CohortError: If there are too few scans.
         SettingsError: If a baseline or a setting is unknown, or both minutes and steps are given.
         ResultsError: If the folder holds a benchmark with other scans or settings.
+        WriteError: If another run is at work in the folder (E_LOCKED), or something cannot be written.
         Interrupted: If it was stopped; call it again to go on.
     """
     unknown = sorted(set(baselines) - set(BASELINE_NAMES))
@@ -84,24 +86,31 @@ def run_benchmark(
     bench = Bench(folder, budget, steps, tuple(assignments), seed, device, told)
     scans = find_scans(healthy)
     facts = bench.facts | {"scans": sorted(scan.name for scan in scans), "radius_mm": radius_mm}
-    journal = Journal(folder, facts, told)
-    journal.step("split the scans", lambda: _split(scans, folder))
-    journal.step("put anomalies in", lambda: _write_suite(bench, radius_mm))
+    with held_folder(folder, "benchmark"):
+        journal = Journal(folder, facts, told)
+        journal.step("split the scans", lambda: _split(scans, folder))
+        journal.step("put anomalies in", lambda: _write_suite(bench, radius_mm))
+        _run_methods(bench, journal, baselines)
+        methods = [OWN, PAPER, *(f"{name}{variant}" for name in baselines for variant in ("", "-standardised"))]
+        evaluations, differences = _evaluate(bench, methods, resamples)
+        write_page(bench, evaluations, differences, journal.seconds)
+    return evaluations
 
+
+def _run_methods(bench: Bench, journal: Journal, baselines: Sequence[str]) -> None:
     @cache
     def cohort() -> HealthyCohort:
-        return HealthyCohort.of_model(bench.model, bench.healthy, folder / "prepared", device=device, progress=told)
+        prepared = bench.folder / "prepared"
+        return HealthyCohort.of_model(
+            bench.model, bench.healthy, prepared, device=bench.device, progress=bench.progress
+        )
 
     try:
         run_own_methods(bench, journal)
         for name in baselines:
             run_baseline(bench, journal, name, cohort)
     except Interrupted as stopped:
-        raise Interrupted(stopped.problem, where=folder, remedy="go on with the same command") from None
-    methods = [OWN, PAPER, *(f"{name}{variant}" for name in baselines for variant in ("", "-standardised"))]
-    evaluations, differences = _evaluate(bench, methods, resamples)
-    write_page(bench, evaluations, differences, journal.seconds)
-    return evaluations
+        raise Interrupted(stopped.problem, where=bench.folder, remedy="go on with the same command") from None
 
 
 def _split(scans: Sequence[Path], folder: Path) -> None:

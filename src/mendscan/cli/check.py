@@ -9,6 +9,7 @@ import typer
 
 from mendscan.cli.app import app
 from mendscan.exits import EXIT_ALL_FAILED, EXIT_SOME_FAILED, reports_errors
+from mendscan.options import MaxMemoryOption, Nan, NanOption
 
 __all__ = ["check"]
 
@@ -18,9 +19,11 @@ __all__ = ["check"]
 def check(
     paths: Annotated[list[Path], typer.Argument(help="Scans, and folders of scans at any depth.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    max_memory: Annotated[
-        float, typer.Option(min=0.001, help="The most that one scan's voxels may take as float32, in GiB.")
-    ] = 4.0,
+    max_memory: MaxMemoryOption = 4.0,
+    nan: NanOption = Nan.refuse,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse scans whose place in the world is not certain.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Cores to use; all by default.")] = None,
 ) -> None:
     """Read every scan and say what is wrong or odd, all at once; nothing is written.
@@ -33,9 +36,11 @@ def check(
     from mendscan.console import ConsoleProgress
     from mendscan.console_check import show_checked, told_on_stderr
     from mendscan.volumes.checking import check_scans
+    from mendscan.volumes.reading import ScanReader
 
+    reader = ScanReader(int(max_memory * 2**30), nan.value, strict)
     with told_on_stderr() if as_json else nullcontext(), ConsoleProgress() as progress:
-        report = check_scans(paths, max_bytes=int(max_memory * 2**30), workers=workers, progress=progress)
+        report = check_scans(paths, reader=reader, workers=workers, progress=progress)
     if as_json:
         typer.echo(json.dumps(report.as_json(), indent=2, sort_keys=True))
     else:

@@ -9,7 +9,19 @@ import typer
 
 from mendscan.cli.app import app
 from mendscan.exits import EXIT_ALL_FAILED, EXIT_SOME_FAILED, reports_errors
-from mendscan.options import Device, DeviceOption, Precision, Preset, Schedule, Scores, SeedOption, SetOption
+from mendscan.options import (
+    Device,
+    DeviceOption,
+    MaxMemoryOption,
+    Nan,
+    NanOption,
+    Precision,
+    Preset,
+    Schedule,
+    Scores,
+    SeedOption,
+    SetOption,
+)
 
 __all__ = ["detect", "train"]
 
@@ -34,6 +46,11 @@ def train(
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped training was.")] = False,
+    max_memory: MaxMemoryOption = 4.0,
+    nan: NanOption = Nan.refuse,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Leave out scans whose place in the world is not certain.")
+    ] = False,
     assignments: SetOption = None,
 ) -> None:
     """Train a detector on healthy scans.
@@ -43,6 +60,7 @@ def train(
     from mendscan.console import ConsoleProgress, show_estimate, show_plan, show_training
     from mendscan.training.trainer import train as run_training
     from mendscan.volumes.apart import keep_apart
+    from mendscan.volumes.reading import ScanReader
 
     keep_apart(healthy, model)
     with ConsoleProgress() as progress:
@@ -57,6 +75,7 @@ def train(
             device=device.value,
             resume=resume,
             assignments=assignments or (),
+            reader=ScanReader(int(max_memory * 2**30), nan.value, strict),
             progress=progress,
             on_plan=show_plan,
             on_estimate=show_estimate,
@@ -98,8 +117,10 @@ def detect(
         Scores, typer.Option(help="auto: as the model was planned; paper: score and map of Naval Marimont & Tarroni.")
     ] = Scores.auto,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse scans that do not look like the training scans.")
+        bool, typer.Option("--strict", help="Refuse scans unlike the training scans or of uncertain place.")
     ] = False,
+    max_memory: MaxMemoryOption = 4.0,
+    nan: NanOption = Nan.refuse,
     workers: Annotated[int | None, typer.Option(min=0, help="Cores to use; all by default.")] = None,
     timeout: Annotated[
         float | None, typer.Option(min=1, help="Give up a scan that takes more seconds; none by default.")
@@ -126,6 +147,7 @@ def detect(
     from mendscan.detection.batch import detect_folder, one_after_the_other
     from mendscan.detection.dicom_results import dicom_results
     from mendscan.results.figures import save_figure
+    from mendscan.volumes.reading import ScanReader
 
     if dicom_patient and not dicom_out:
         raise typer.BadParameter("it is about --dicom-out, which is not given", param_hint="--dicom-patient")
@@ -149,6 +171,7 @@ def detect(
             false_positives_per_scan=false_positives_per_scan,
             scores=scores.value,
             strict=strict,
+            reader=ScanReader(int(max_memory * 2**30), nan.value, strict),
             workers=workers,
             timeout_s=timeout,
             resume=resume,

@@ -50,6 +50,8 @@ def evaluate(
             raise typer.BadParameter("--official has rules of its own and goes with --input and --labels alone")
         _show_official(results, labels)
         return
+    from contextlib import nullcontext
+
     from mendscan.console import ConsoleProgress, show_differences, show_evaluation
     from mendscan.evaluation.folders import compare, evaluate_folder
     from mendscan.evaluation.layouts import find_predictions
@@ -57,22 +59,20 @@ def evaluate(
     from mendscan.report.evaluation_figures import save_evaluation_figure
 
     options: dict[str, Any] = {"threshold": threshold, "resamples": resamples, "seed": seed}
-    # What can be refused is refused before the work.
-    if output is not None:
-        evaluation_folder(output, labels)
-    if other is not None:
-        find_predictions(other)
-    with ConsoleProgress() as progress:
-        evaluation = evaluate_folder(results, labels, progress=progress, **options)
-        second = None if other is None else evaluate_folder(other, labels, progress=progress, **options)
-    show_evaluation(evaluation)
-    differences = None
-    if second is not None and other is not None:
-        differences = compare(evaluation, second)
-        show_differences(differences, results, other, second)
-    if output is not None:
-        write_evaluation(evaluation, output, differences=differences)
-        save_evaluation_figure(evaluation, output / "evaluation.png")
+    with nullcontext() if output is None else evaluation_folder(output, labels):
+        if other is not None:
+            find_predictions(other)  # what can be refused is refused before the work
+        with ConsoleProgress() as progress:
+            evaluation = evaluate_folder(results, labels, progress=progress, **options)
+            second = None if other is None else evaluate_folder(other, labels, progress=progress, **options)
+        show_evaluation(evaluation)
+        differences = None
+        if second is not None and other is not None:
+            differences = compare(evaluation, second)
+            show_differences(differences, results, other, second)
+        if output is not None:
+            write_evaluation(evaluation, output, differences=differences)
+            save_evaluation_figure(evaluation, output / "evaluation.png")
 
 
 def _show_official(results: Path, labels: Path) -> None:

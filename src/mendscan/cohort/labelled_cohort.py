@@ -28,8 +28,9 @@ import numpy as np
 from mendscan.cohort.anomalies import Anomaly, check_request
 from mendscan.cohort.anomaly_kinds import KINDS
 from mendscan.cohort.anomaly_strata import SIZES, deal
+from mendscan.cohort.held_folder import held_folder, refuse_occupied
 from mendscan.cohort.labelled_case import Case, CaseRequest, write_case
-from mendscan.errors import CohortError, MendscanError, SettingsError, WriteError
+from mendscan.errors import CohortError, MendscanError, SettingsError
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.volumes.reading import case_name
@@ -43,7 +44,6 @@ __all__ = [
     "check_local",
     "deal_local",
     "distinct_subjects",
-    "refuse_occupied",
     "write_cases",
     "write_labelled_cohort",
 ]
@@ -124,19 +124,21 @@ def write_labelled_cohort(
         SettingsError: If a setting is out of range.
         CohortError: If two scans would get the same file name.
         ScanError: If a scan cannot be read or has no room for a single anomaly.
-        WriteError: If the folder holds such a cohort already, or something cannot be written.
+        WriteError: If the folder holds such a cohort already, another run is at work in it (E_LOCKED), or something
+            cannot be written.
     """
     if not 0 <= anomalous <= len(scans) or seed < 0:
         found = f"anomalous={anomalous} of {len(scans)}, seed={seed}"
         raise SettingsError("no test cohort to write", found=found, expected="0 <= anomalous <= scans, seed >= 0")
     check_local(kinds, radius_mm, per_scan)
     cases = distinct_subjects(scans)
-    refuse_occupied(Path(folder), _PARTS)
     rng = np.random.default_rng(seed)
     chosen = set(rng.permutation(len(scans))[:anomalous].tolist())
     subjects = [Case(name, name, "local" if k in chosen else "healthy") for k, name in enumerate(cases)]
     requests = deal_local(scans, subjects, seed=seed, per_scan=per_scan, kinds=kinds, radius_mm=radius_mm, rng=rng)
-    return write_cases(requests, Path(folder), workers=workers, progress=progress)
+    with held_folder(Path(folder), "simulation"):
+        refuse_occupied(Path(folder), _PARTS)
+        return write_cases(requests, Path(folder), workers=workers, progress=progress)
 
 
 def check_local(kinds: Sequence[str], radius_mm: tuple[float, float] | None, per_scan: tuple[int, int]) -> None:
@@ -199,29 +201,6 @@ def distinct_subjects(scans: Sequence[Path]) -> list[str]:
     if twice:
         raise CohortError("two scans would get the same name", found=", ".join(twice), remedy="rename one of them")
     return names
-
-
-def refuse_occupied(folder: Path, names: Sequence[str] | None = None) -> None:
-    """Refuse a folder in which something would be overwritten or mixed up.
-
-    Args:
-        folder: The folder; may be missing.
-        names: What it must not hold; None = anything that is not hidden.
-
-    Raises:
-        WriteError: If the folder is a file or holds such a thing.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise WriteError("not a folder", where=folder, remedy="name another folder")
-    held = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    held = held if names is None else [name for name in held if name in names]
-    if held:
-        raise WriteError(
-            "the folder holds files already", where=folder, code="E_NOT_EMPTY", found=", ".join(held[:3]),
-            expected="an empty folder", remedy="name another one, or remove it",
-        )  # fmt: skip
 
 
 def write_cases(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mendscan.cohort.held_folder import held_folder
 from mendscan.cohort.mood_layout import Kind, Layout, PlannedFile, lay_out
 from mendscan.cohort.mood_members import CommonShape, gzipped_chunks, label_facts, scan_facts, short_chunks, times
 from mendscan.cohort.mood_record import ImportRecord
@@ -103,27 +104,34 @@ def import_mood(
             others; E_LABEL if a scan label is not 0 or 1.  Files that were finished before stay.
         SettingsError: If `holdout` or `seed` is out of range.
         ResultsError: E_OTHER_IMPORT if the folder holds the import of another archive or with another hold-out.
-        WriteError: E_NOT_EMPTY if it holds anything else, E_SPACE if the disk has too little room, or if something
-            cannot be written.
+        WriteError: E_NOT_EMPTY if it holds anything else, E_SPACE if the disk has too little room, E_LOCKED if
+            another run is at work there, or if something cannot be written.
         Interrupted: On Ctrl-C; nothing is half-written, and the same call goes on.
     """
     progress, folder = progress or Silent(), Path(folder)
     with open_zip(Path(archive), limits or ArchiveLimits()) as opened:
         layout = lay_out(opened.members, where=archive, holdout=holdout, seed=seed)
-        record = ImportRecord(folder, layout, archive=opened.path, holdout=holdout, seed=seed)
-        _check_space(folder, sum(file.member.bytes for file in layout.files if not record.is_there(file)))
-        shape = CommonShape(folder)
-        try:
-            _begin(opened, record, progress)
-            finished = _finished_before(layout, record, progress)
-            _take_out(opened, layout, record, shape, finished, progress)
-        except KeyboardInterrupt:
-            done = sum(record.is_there(file) for file in layout.files)
-            raise Interrupted(
-                "the import was stopped", where=folder, found=f"{done} of {len(layout.files)} files done",
-                remedy="the same command goes on where it was",
-            ) from None  # fmt: skip
+        with held_folder(folder, "import"):
+            record = ImportRecord(folder, layout, archive=opened.path, holdout=holdout, seed=seed)
+            finished = _import(opened, layout, record, progress)
     return _summary(layout, record, len(finished))
+
+
+def _import(opened: ZipMembers, layout: Layout, record: ImportRecord, progress: Progress) -> set[str]:
+    """Take out what is not there yet; return what was."""
+    _check_space(record.folder, sum(file.member.bytes for file in layout.files if not record.is_there(file)))
+    shape = CommonShape(record.folder)
+    try:
+        _begin(opened, record, progress)
+        finished = _finished_before(layout, record, progress)
+        _take_out(opened, layout, record, shape, finished, progress)
+    except KeyboardInterrupt:
+        done = sum(record.is_there(file) for file in layout.files)
+        raise Interrupted(
+            "the import was stopped", where=record.folder, found=f"{done} of {len(layout.files)} files done",
+            remedy="the same command goes on where it was",
+        ) from None  # fmt: skip
+    return finished
 
 
 def _begin(opened: ZipMembers, record: ImportRecord, progress: Progress) -> None:

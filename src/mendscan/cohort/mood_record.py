@@ -11,7 +11,6 @@ so that both can be imported into one folder, in either order.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 from mendscan.cohort.mood_layout import Kind, Layout, PlannedFile
 from mendscan.errors import ResultsError, WriteError
 from mendscan.progress import Progress
+from mendscan.strict_json import read_json
 from mendscan.volumes.writing import write_json
 
 __all__ = ["ImportRecord", "other_shape"]
@@ -147,8 +147,6 @@ class ImportRecord:
         self._files, self.earlier = earlier["files"], earlier["archive"].get("sha256")
 
     def _refuse_strangers(self) -> None:
-        if self.folder.exists() and not self.folder.is_dir():
-            raise WriteError("not a folder", where=self.folder, remedy="name another folder")
         known = {self.folder / target for target, facts in self._files.items() if "sha256" in facts} | {self._path}
         strangers = [path for path in self._below() if not path.name.startswith(".") and path not in known]
         layout = {_NAME, *_PARTS}
@@ -204,12 +202,12 @@ def _visible(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         if not (isinstance(found["archive"], dict) and "holdout" in found and _are_facts(found["files"])):
             raise ValueError("not what an import records")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ResultsError(
             "the record of an import cannot be read", where=path, found=type(error).__name__, remedy=_OTHER_FOLDER
         ) from None

@@ -26,7 +26,8 @@ from jaxtyping import Float32, Float64
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from mendscan.errors import SettingsError, WriteError
+from mendscan.cohort.held_folder import held_folder
+from mendscan.errors import SettingsError
 from mendscan.shapes import Affine, VoxelsXYZ
 from mendscan.volumes.writing import write_bytes
 
@@ -297,22 +298,19 @@ def simulate_cohort(
 
     Raises:
         SettingsError: If `n` or `seed` is out of range, or nilearn is not installed.
-        WriteError: If a file cannot be written.
+        WriteError: If a file cannot be written, or another run is at work in the folder (E_LOCKED).
     """
     if n < 1 or seed < 0 or not spacings_mm:
         found = f"n={n}, seed={seed}, {len(spacings_mm)} spacings"
         raise SettingsError("no cohort to simulate", found=found, expected="n >= 1, seed >= 0, at least 1 spacing")
     template = load_template()
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError("the folder cannot be made", where=folder, found=error.strerror) from error
     paths = [Path(folder) / f"{prefix}_{k:03d}.nii.gz" for k in range(n)]
-    for k, path in enumerate(paths):
-        rng = np.random.default_rng([seed, k])
-        voxels_XYZ, affine = simulate_brain(template, rng=rng, spacing_mm=spacings_mm[k % len(spacings_mm)])
-        image = _as_collected(voxels_XYZ, affine, storage=_STORAGE[k % len(_STORAGE)], rng=rng)
-        write_bytes(path, gzip.compress(image.to_bytes(), mtime=0))
+    with held_folder(Path(folder), "simulation"):
+        for k, path in enumerate(paths):
+            rng = np.random.default_rng([seed, k])
+            voxels_XYZ, affine = simulate_brain(template, rng=rng, spacing_mm=spacings_mm[k % len(spacings_mm)])
+            image = _as_collected(voxels_XYZ, affine, storage=_STORAGE[k % len(_STORAGE)], rng=rng)
+            write_bytes(path, gzip.compress(image.to_bytes(), mtime=0))
     return paths
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,7 +21,9 @@ from mendscan.config import PreparationSettings, Settings
 from mendscan.errors import CohortError, MendscanError, ScanError
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress
-from mendscan.volumes.reading import read_volume
+from mendscan.strict_json import read_json
+from mendscan.volumes.checking import CheckedScan, checked, in_few_lines
+from mendscan.volumes.reading import STANDARD_READER, ScanReader
 from mendscan.volumes.writing import make_folder, write_errors, write_json
 
 __all__ = ["SliceStore", "Split", "measure_cohort", "prepare_cohort", "split_by_content"]
@@ -63,20 +64,25 @@ class SliceStore:
         return [index[content] for content in hashes]
 
 
-def measure_cohort(paths: Sequence[Path], progress: Progress) -> tuple[list[Path], list[ScanFacts]]:
-    """Measure every scan in parallel; unusable ones are reported and left out.
+def measure_cohort(
+    paths: Sequence[Path], progress: Progress, *, reader: ScanReader = STANDARD_READER
+) -> tuple[list[Path], list[ScanFacts]]:
+    """Check and measure every scan in parallel; unusable ones are reported and left out, odd ones are reported.
 
     Returns:
         The usable files and their facts, in the order of `paths`, each content once.
     """
     progress.begin("measure", len(paths))
+    rows: dict[int, CheckedScan] = {}
     facts: dict[Path, ScanFacts] = {}
-    for index, outcome in each_in_processes(_measure, [(path,) for path in paths], expected=ScanError):
+    for index, outcome in each_in_processes(_measure, [(path, reader) for path in paths], expected=ScanError):
         progress.advance()
         if isinstance(outcome, ScanError):
             progress.say(f"left out: {outcome}")
         else:
-            facts[paths[index]] = outcome
+            rows[index], facts[paths[index]] = outcome
+    for line in in_few_lines([rows[index] for index in sorted(rows)]):
+        progress.say(line)
     return _once_each([path for path in paths if path in facts], facts, progress)
 
 
@@ -111,7 +117,13 @@ def split_by_content(hashes: Sequence[str], settings: Settings) -> Split:
 
 
 def prepare_cohort(
-    paths: Sequence[Path], hashes: Sequence[str], settings: Settings, folder: Path, progress: Progress
+    paths: Sequence[Path],
+    hashes: Sequence[str],
+    settings: Settings,
+    folder: Path,
+    progress: Progress,
+    *,
+    reader: ScanReader = STANDARD_READER,
 ) -> SliceStore:
     """Prepare every scan in parallel into one file of `folder`, unless it is there, whole.
 
@@ -124,7 +136,7 @@ def prepare_cohort(
     make_folder(folder)
     target = folder / f"slices-{_store_key(hashes, settings.preparation)}.npy"
     if not _is_whole(target, progress):
-        _fill(paths, settings, target, progress)
+        _fill(paths, reader, settings, target, progress)
     return SliceStore(np.load(target, mmap_mode="r"), tuple(hashes))
 
 
@@ -132,7 +144,7 @@ def _is_whole(target: Path, progress: Progress) -> bool:
     if not target.exists():
         return False
     try:
-        expected = json.loads(_seal(target).read_text(encoding="utf-8"))
+        expected = read_json(_seal(target))
         if expected == {"bytes": target.stat().st_size, "sha256": _sha256(target)}:
             return True
     except (OSError, ValueError):
@@ -150,13 +162,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _fill(paths: Sequence[Path], settings: Settings, target: Path, progress: Progress) -> None:
+def _fill(paths: Sequence[Path], reader: ScanReader, settings: Settings, target: Path, progress: Progress) -> None:
     """Prepare the scans into a file beside `target`, which then takes its place; the seal comes last."""
     unfinished = target.with_suffix(".part")
     try:
         _reserve(unfinished, (len(paths), settings.slices, *settings.slice_shape))
         progress.begin("prepare", len(paths))
-        jobs = [(path, settings.preparation, unfinished, row) for row, path in enumerate(paths)]
+        jobs = [(path, reader, settings.preparation, unfinished, row) for row, path in enumerate(paths)]
         for _, outcome in each_in_processes(_prepare_into, jobs, expected=MendscanError):
             if isinstance(outcome, MendscanError):
                 raise outcome
@@ -199,12 +211,13 @@ def _flush(path: Path) -> None:
         os.fsync(opened.fileno())
 
 
-def _measure(path: Path) -> ScanFacts:
-    return scan_facts(read_volume(path))
+def _measure(path: Path, reader: ScanReader) -> tuple[CheckedScan, ScanFacts]:
+    row, volume = checked(path, reader)
+    return row, scan_facts(volume)
 
 
-def _prepare_into(path: Path, settings: PreparationSettings, target: Path, row: int) -> None:
-    prepared = prepare(read_volume(path), settings)
+def _prepare_into(path: Path, reader: ScanReader, settings: PreparationSettings, target: Path, row: int) -> None:
+    prepared = prepare(reader(path), settings)
     stored = np.ascontiguousarray(prepared.slices_SHW, dtype=_STORED)
     # Written, not mapped: what a full disk refuses is then an error and not the end of the process.
     with write_errors(target), target.open("rb+") as opened:

@@ -13,13 +13,13 @@ import numpy as np
 from mendscan.cohort.anomaly_kinds import KINDS
 from mendscan.cohort.anomaly_strata import CONTRASTS, deal
 from mendscan.cohort.artefacts import ARTEFACTS, check_artefacts
+from mendscan.cohort.held_folder import held_folder, refuse_occupied
 from mendscan.cohort.labelled_case import Case, CaseRequest
 from mendscan.cohort.labelled_cohort import (
     LabelledCohort,
     check_local,
     deal_local,
     distinct_subjects,
-    refuse_occupied,
     write_cases,
 )
 from mendscan.errors import SettingsError
@@ -70,14 +70,14 @@ def write_suite(
         SettingsError: If a kind is unknown or a number is out of range.
         CohortError: If there is no scan, or two would get the same file name.
         ScanError: If a scan cannot be read or has no room for a single anomaly; the error names the scan.
-        WriteError: If the folder holds files already, or something cannot be written.
+        WriteError: If the folder holds files already, another run is at work in it (E_LOCKED), or something cannot be
+            written.
     """
     counts = [len(scans) if count is None else count for count in (local, healthy, artefacts)]
     subjects = distinct_subjects(scans)
     _check_counts(counts, len(scans), seed)
     check_local(kinds, radius_mm, per_scan)
     check_artefacts(artefact_kinds)
-    refuse_occupied(Path(folder))
     # One stream for each part, so that fewer cases of one part leave the others as they are.
     drawn = [set(_stream(seed, k).permutation(len(scans))[:count].tolist()) for k, count in enumerate(counts)]
     cases = [
@@ -94,7 +94,9 @@ def write_suite(
     requests += _deal_artefacts(scans, subjects, sorted(drawn[2]), artefact_kinds, seed)
     place = {subject: k for k, subject in enumerate(subjects)}
     requests.sort(key=lambda request: place[request.case.subject])
-    return write_cases(requests, Path(folder), workers=workers, progress=progress)
+    with held_folder(Path(folder), "simulation"):
+        refuse_occupied(Path(folder))
+        return write_cases(requests, Path(folder), workers=workers, progress=progress)
 
 
 def _stream(seed: int, part: int) -> np.random.Generator:

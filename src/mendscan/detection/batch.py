@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from mendscan.detection.batch_work import BatchSummary, held_results, summary_of, take_outcomes
 from mendscan.detection.calibration import Scores
 from mendscan.detection.case_work import (
     AfterSave,
     Case,
+    CaseDone,
     Task,
     detect_case,
     drop_detector,
@@ -21,41 +21,28 @@ from mendscan.detection.case_work import (
 )
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import choose_device
-from mendscan.detection.failures import as_error, concerns_the_folder
 from mendscan.detection.networks import Precision
 from mendscan.detection.restoration import Schedule
 from mendscan.detection.run_facts import Options, facts_of_run
-from mendscan.detection.stopping import stopped_by_signals
-from mendscan.errors import Interrupted, SettingsError, WriteError
+from mendscan.detection.stopping import stopped_in_good_order
+from mendscan.errors import SettingsError, one_line
 from mendscan.parallel import available_cores, each_outcome
 from mendscan.progress import Progress, Silent
-from mendscan.results import Detection, forget_case
-from mendscan.results.layout import MODEL_CARD, RECORDS, SUBFOLDERS, remove, remove_temporary
+from mendscan.results import Detection
+from mendscan.results.layout import MODEL_CARD, RECORDS, SUBFOLDERS, remove
 from mendscan.results.records import CaseRecord, digest_of, read_record
 from mendscan.results.tables import Tables
 from mendscan.volumes.apart import keep_apart
+from mendscan.volumes.checking import check_each, in_few_lines
 from mendscan.volumes.finding import find_scans
-from mendscan.volumes.locking import LOCK_NAME, locked
 from mendscan.volumes.pseudonyms import pseudonymised_scans, read_or_make_key
-from mendscan.volumes.reading import case_name
-from mendscan.volumes.writing import make_folder, write_text
+from mendscan.volumes.reading import STANDARD_READER, ScanReader, case_name
+from mendscan.volumes.writing import write_text
 
-__all__ = ["BatchSummary", "detect_folder", "one_after_the_other"]
+__all__ = ["detect_folder", "one_after_the_other"]
 
-
-@dataclass(frozen=True)
-class BatchSummary:
-    """How a batch went.
-
-    Attributes:
-        rows: Rows of ``scores.csv``.
-        failed: How many scans failed.
-        kept: How many were there before, verified.
-    """
-
-    rows: tuple[dict[str, Any], ...]
-    failed: int
-    kept: int = 0
+_NAMED = 8
+"""How many scans a line names."""
 
 
 def detect_folder(
@@ -73,6 +60,7 @@ def detect_folder(
     false_positives_per_scan: float | None = None,
     scores: Scores = "auto",
     strict: bool = False,
+    reader: ScanReader = STANDARD_READER,
     workers: int | None = None,
     timeout_s: float | None = None,
     resume: bool = False,
@@ -102,7 +90,9 @@ def detect_folder(
         false_positives_per_scan: Keep only findings so strong that a healthy scan has at most this many, on average;
             None keeps all.
         scores: ``auto``: score and map as the model's settings have them; ``paper``: the paper's.
-        strict: Refuse scans that do not look like the training scans; they are scored, with a warning, otherwise.
+        strict: Refuse scans that do not look like the training scans, or whose place in the world is not certain; they
+            are scored, with a warning, otherwise.
+        reader: How the scans are read.
         workers: Cores to use; None = all on the CPU, and no process beside an accelerator.  Scans are shared out to
             processes, the slices of each scan to the cores that are left.
         timeout_s: A scan that takes more seconds is given up; None = none is.
@@ -119,11 +109,11 @@ def detect_folder(
         SettingsError: If a wanted number is out of range, `false_positives_per_scan` too small for the model, or the
             results would lie among the scans (E_OUTPUT_AMONG_INPUTS).
         WriteError: If the results folder cannot be written to, or another run is at work in it (E_LOCKED).
-        Interrupted: If SIGINT, SIGTERM or SIGUSR1 came; the tables have all scans done.
+        Interrupted: If SIGINT, SIGTERM, SIGHUP or SIGUSR1 came; the tables have all scans done.
     """
     progress, folder = progress or Silent(), Path(results)
     keep_apart(scans, folder, subfolders=SUBFOLDERS)
-    with _stopping_in_good_order():
+    with stopped_in_good_order("the same command with --resume goes on"):
         cases = _named_cases(scans, folder, pseudonymise, progress)
         on_cpu = choose_device(device).type == "cpu"
         processes, threads = _share_cores(len(cases), workers, on_cpu=on_cpu, apart=timeout_s is not None)
@@ -131,13 +121,14 @@ def detect_folder(
         options = Options(
             restorations, seed, maps, schedule, precision, false_positive_rate, false_positives_per_scan, scores, strict
         )
-        run = facts_of_run(detector, options, progress)
+        run = facts_of_run(detector, options, progress) | {"nan": reader.nan}
         request = digest_of([run, asdict(options), detector.networks.device.type, _described(after_save)])
-        task = Task(folder, options, request, resume, after_save)
-        with locked(make_folder(folder), "detection"), _left_in_order(folder):
+        task = Task(folder, options, reader, request, resume, after_save)
+        with held_results(folder):
             write_text(folder / MODEL_CARD, detector.card)
             if not resume:
                 _forget_records(cases, folder)
+            _check_first(cases, reader, workers=processes, progress=progress)
             tables = Tables(folder, run, partial(_claimed, cases, task))
             outcomes = each_outcome(
                 detect_case,
@@ -148,66 +139,33 @@ def detect_folder(
                 timeout_s=timeout_s,
             )
             progress.begin("detect", len(cases))
-            with closing(outcomes), tables.completed_at_last():
-                for index, outcome in outcomes:
-                    _refuse_other_folder(folder)
-                    _take_outcome(cases[index], outcome, tables, progress)
+            take_outcomes(cases, outcomes, tables, progress, partial(_take, tables, progress))
     drop_detector()
     if resume:
         progress.say(f"{tables.kept} of {len(cases)} scans were done before, verified")
-    failed = sum(row["status"] == "failed" for row in tables.rows)
-    return BatchSummary(tables.rows, failed, tables.kept)
+    return summary_of(tables)
 
 
-def _take_outcome(case: Case, outcome: Any, tables: Tables, progress: Progress) -> None:
-    if concerns_the_folder(outcome):
-        raise outcome
-    if isinstance(outcome, Exception):
-        error = as_error(outcome, case.pseudonym or case.path.name)
-        progress.say(f"failed: {error}")
-        forget_case(tables.folder, case.name)  # a failed scan has no results
-        row = {"case": case.name, "status": "failed", "code": error.code, "message": str(error)}
-        tables.add(row, [])
-    else:
-        record, why_again = outcome
-        if why_again:
-            progress.say(f"{case.name}: done again, {why_again}")
-        if record.row.get("warnings"):
-            progress.say(f"{case.name}: {record.row['warnings']}")
-        tables.add(record.row, record.findings, kept=why_again is None)
-    progress.advance()
+def _check_first(cases: Sequence[Case], reader: ScanReader, *, workers: int, progress: Progress) -> None:
+    """Say of all scans at once what is wrong with them, before the long work; a single one is read right away."""
+    if len(cases) == 1:
+        return
+    rows = check_each([(case.path, case.pseudonym) for case in cases], reader, workers=workers, progress=progress)
+    failed = [f"{row.code} {Path(row.path).name}" for row in rows if row.code]
+    if failed:
+        names = one_line(", ".join(failed[:_NAMED])) + (" and others" if len(failed) > _NAMED else "")
+        progress.say(f"{len(failed)} of {len(cases)} scans cannot be used, the others go on: {names}")
+    for line in in_few_lines(rows):
+        progress.say(line)
 
 
-def _refuse_other_folder(folder: Path) -> None:
-    """Refuse to go on if the folder was moved away: a worker would make it anew, and half the results be elsewhere."""
-    if not (folder / LOCK_NAME).exists():
-        raise WriteError(
-            "the results folder was moved or removed while the batch ran",
-            where=folder,
-            remedy="bring it back and go on with --resume, or begin again",
-        )
-
-
-@contextmanager
-def _stopping_in_good_order() -> Iterator[None]:
-    try:
-        with stopped_by_signals():
-            yield
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "stopped; what was done is in the results", remedy="the same command with --resume goes on"
-        ) from None
-
-
-@contextmanager
-def _left_in_order(folder: Path) -> Iterator[None]:
-    """Leave no unfinished file, of this run or of one that was killed."""
-    remove_temporary(folder)
-    try:
-        yield
-    finally:
-        with suppress(WriteError):
-            remove_temporary(folder)
+def _take(tables: Tables, progress: Progress, case: Case, done: CaseDone) -> None:
+    record = done.record
+    if done.why_again:
+        progress.say(f"{case.name}: done again, {done.why_again}")
+    if record.row.get("warnings"):
+        progress.say(f"{case.name}: {record.row['warnings']}")
+    tables.add(record.row, record.findings, seconds=done.seconds)
 
 
 def _forget_records(cases: Sequence[Case], folder: Path) -> None:
@@ -224,17 +182,17 @@ def _claimed(cases: Sequence[Case], task: Task) -> list[CaseRecord]:
 
 def one_after_the_other(*steps: AfterSave) -> AfterSave:
     """Return the steps as one, for `after_save`; processes can be sent it if they can be sent each of the steps."""
-    return partial(_take, steps)
+    return partial(_each_of, steps)
 
 
-def _take(steps: Sequence[AfterSave], detection: Detection, folder: Path) -> None:
+def _each_of(steps: Sequence[AfterSave], detection: Detection, folder: Path) -> None:
     for step in steps:
         step(detection, folder)
 
 
 def _described(after_save: AfterSave | None) -> list[str]:
     """Return what is done after saving, in words that change when its files do."""
-    if isinstance(after_save, partial) and after_save.func is _take:
+    if isinstance(after_save, partial) and after_save.func is _each_of:
         return [word for step in after_save.args[0] for word in _described(step)]
     return [] if after_save is None else [getattr(after_save, "description", getattr(after_save, "__qualname__", "?"))]
 

@@ -9,17 +9,17 @@ from pathlib import Path
 from mendscan.detection.calibration import Calibration
 from mendscan.detection.conformal import smallest_p_value
 from mendscan.detection.detector import Detector
-from mendscan.detection.failures import told_apart
 from mendscan.detection.run_facts import Options
 from mendscan.errors import ModelError, WriteError
+from mendscan.failures import told_apart
 from mendscan.results import Detection
 from mendscan.results.layout import RECORDS, files_of_case, remove
 from mendscan.results.records import CaseRecord, read_record, scan_digest, unverified, write_record
 from mendscan.volumes import dicom_sources
-from mendscan.volumes.reading import comes_from_dicom, read_volume
+from mendscan.volumes.reading import ScanReader, comes_from_dicom
 from mendscan.volumes.volume import Volume
 
-__all__ = ["AfterSave", "Case", "Task", "detect_case", "drop_detector", "load_detector", "take_detector"]
+__all__ = ["AfterSave", "Case", "CaseDone", "Task", "detect_case", "drop_detector", "load_detector", "take_detector"]
 
 AfterSave = Callable[[Detection, Path], None]
 
@@ -39,9 +39,25 @@ class Task:
 
     folder: Path
     options: Options
+    reader: ScanReader
     request: str
     resume: bool
     after_save: AfterSave | None
+
+
+@dataclass(frozen=True)
+class CaseDone:
+    """What came of a case.
+
+    Attributes:
+        record: What vouches for it.
+        seconds: How long it took; None if it was kept from a stopped run.
+        why_again: Why what was there could not be kept, in words; None if nothing was.
+    """
+
+    record: CaseRecord
+    seconds: float | None = None
+    why_again: str | None = None
 
 
 _DETECTOR: list[Detector] = []
@@ -76,17 +92,18 @@ def drop_detector() -> None:
     _DETECTOR.clear()
 
 
-def detect_case(case: Case, task: Task) -> tuple[CaseRecord, str | None]:
-    """Return the record of a case and why it was made, "" if nothing was asked to be kept; None if it was kept."""
-    volume = read_volume(case.path, name=case.pseudonym)
+def detect_case(case: Case, task: Task) -> CaseDone:
+    """Detect in a scan and put its files in place, unless they are there and their record verifies."""
+    volume = task.reader(case.path, name=case.pseudonym)
     scan = scan_digest(volume, dicom_sources(case.path) if comes_from_dicom(case.path) else ())
-    why_again: str | None = ""
+    why_again = None
     if task.resume:
         record = read_record(task.folder, case.name)
         why_again = unverified(record, task.folder, request=task.request, scan=scan)
         if record is not None and why_again is None:
-            return record, None
-        why_again = why_again if record is not None or files_of_case(task.folder, case.name) else ""
+            return CaseDone(record)
+        if record is None and not files_of_case(task.folder, case.name):
+            why_again = None
     detection = _detect(volume, task.options)
     try:
         _replace_files(detection, task)
@@ -94,9 +111,8 @@ def detect_case(case: Case, task: Task) -> tuple[CaseRecord, str | None]:
         raise told_apart(error) from error.__cause__
     flagged = _flagged(detection.p_value, _DETECTOR[0].calibration, task.options)
     row, findings = detection.score_row() | {"flagged": flagged}, detection.finding_rows()
-    return write_record(
-        task.folder, case.name, request=task.request, scan=scan, row=row, findings=findings
-    ), why_again or ""
+    record = write_record(task.folder, case.name, request=task.request, scan=scan, row=row, findings=findings)
+    return CaseDone(record, detection.seconds, why_again)
 
 
 def _detect(volume: Volume, options: Options) -> Detection:

@@ -110,7 +110,8 @@ class Detector:
                 average (see `conformal.finding_threshold`); None keeps all.
             scores: ``auto``: score and map as the model's settings have them.  ``paper``: those of Naval Marimont &
                 Tarroni (2021), exactly.
-            strict: Refuse a scan that does not look like the training scans, rather than warn of it.
+            strict: Refuse a scan that does not look like the training scans, or whose place in the world is not
+                certain, rather than warn of it.
 
         Raises:
             ScanError: If the scan cannot be read or makes no sense.
@@ -119,7 +120,7 @@ class Detector:
             ModelError: If the model does not know the findings of healthy scans, or nothing of the paper's map.
         """
         kept_above = self._finding_threshold(false_positives_per_scan, scores)
-        volume, started = as_volume(scan), time.perf_counter()
+        volume, started = as_volume(scan, strict=strict), time.perf_counter()
         restoring = partial(
             self.networks.restore,
             restorations=restorations or self.settings.detection.restorations,
@@ -265,9 +266,12 @@ def map_and_findings(
         threshold: Voxels of the scan above it belong to a finding; it needs at least two voxels of the model grid.
 
     Returns:
-        The map on the scan's RAS+ grid, in [0, 1], and the findings, largest sum of the map first.
+        The map on the scan's RAS+ grid, in [0, 1], 0 where the scan had no value, and the findings, largest sum of the
+        map first.
     """
     map_XYZ = np.clip(prepared.to_scan(on_grid_SHW, at=at), 0, 1)
+    if volume.missing_XYZ is not None:
+        map_XYZ[volume.missing_XYZ] = 0
     model_voxel_mm3 = float(np.prod(prepared.grid.model_spacing_mm(volume.affine)))
     return map_XYZ, find_components(map_XYZ, volume, threshold=threshold, smallest_mm3=2 * model_voxel_mm3)
 

@@ -17,7 +17,6 @@ nnU-Net's channel suffix ``_0000`` of a map's name is ignored where the label ha
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mendscan.errors import ResultsError
+from mendscan.strict_json import read_json
 from mendscan.volumes.tables import read_csv
 
 __all__ = ["AnomalyFacts", "Labels", "Predictions", "find_labels", "find_predictions"]
@@ -286,7 +286,7 @@ def _read_subjects(path: Path) -> dict[str, str]:
 
 def _map_threshold(path: Path) -> float | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("map_threshold")
+        found = read_json(path).get("map_threshold")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, AttributeError) as error:

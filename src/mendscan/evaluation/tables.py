@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mendscan.cohort.held_folder import held_folder
 from mendscan.errors import WriteError
 from mendscan.evaluation.bootstrap import Difference, Interval
 from mendscan.evaluation.measures import FIGURES
@@ -30,21 +32,24 @@ STRATUM_COLUMNS = ("family", "name", "anomalies", "scans", "voxels", "figure", "
 _TABLES = ("figures.csv", "strata.csv", "cases.csv", "lesions.csv")
 
 
-def evaluation_folder(folder: Path, labels: Path) -> Path:
-    """Make the folder of an evaluation, unless it is there; call it before the work.
+@contextmanager
+def evaluation_folder(folder: Path, labels: Path) -> Iterator[None]:
+    """Hold the folder of an evaluation, made if need be, for as long as the block lasts: the whole work.
 
     Raises:
-        WriteError: If it holds the labels or tables that no evaluation wrote, or cannot be made.
+        WriteError: If it holds the labels or tables that no evaluation wrote, another run is at work in it (E_LOCKED),
+            or it cannot be made.
     """
     if folder.resolve() in (labels.resolve(), (labels / "labels").resolve()):
         raise WriteError("the folder of the labels", where=folder, remedy="name another folder for the evaluation")
-    foreign = [name for name in _TABLES if (folder / name).exists()]
-    if foreign and not (folder / "evaluation.json").exists():
-        raise WriteError(
-            "the folder holds tables that no evaluation wrote", where=folder, code="E_NOT_EMPTY",
-            found=", ".join(foreign), remedy="name another folder",
-        )  # fmt: skip
-    return make_folder(folder)
+    with held_folder(folder, "evaluation"):
+        foreign = [name for name in _TABLES if (folder / name).exists()]
+        if foreign and not (folder / "evaluation.json").exists():
+            raise WriteError(
+                "the folder holds tables that no evaluation wrote", where=folder, code="E_NOT_EMPTY",
+                found=", ".join(foreign), remedy="name another folder",
+            )  # fmt: skip
+        yield
 
 
 def write_evaluation(

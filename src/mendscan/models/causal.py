@@ -41,7 +41,7 @@ class WeightNormConv(nn.Module):
         super().__init__()
         plain = nn.Conv2d(inputs, outputs, kernel)
         self.direction = nn.Parameter(plain.weight.detach().clone())
-        self.gain = nn.Parameter(_norms(self.direction.detach()))
+        self.gain = nn.Parameter(_first_gain(self.direction.detach()))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self._folded: Tensor | None = None
 
@@ -75,6 +75,11 @@ def folded_weights(network: nn.Module) -> Iterator[None]:
 
 def _norms(weight: Tensor) -> Tensor:
     return weight.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+
+
+def _first_gain(direction: Tensor) -> Tensor:
+    # Where tensors are only counted, arithmetic makes torch import its compiler: two seconds, and a folder in TMPDIR.
+    return direction.new_empty(len(direction), 1, 1, 1) if direction.is_meta else _norms(direction)
 
 
 class CausalBlock(CausalLayer):

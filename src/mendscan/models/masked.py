@@ -29,7 +29,7 @@ class CodeConv(CausalLayer):
         before = (kernel * kernel) // 2
         offsets = [divmod(tap, kernel) for tap in range(before)]
         self.register_buffer("offsets_T2", torch.tensor(offsets), persistent=False)
-        self.weight_TKC = nn.Parameter(torch.randn(before, codes, channels) / before**0.5)
+        self.weight_TKC = nn.Parameter(torch.randn(before, codes, channels).div_(before**0.5))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, codes_Bhw: Int[Tensor, "B h w"]) -> Float[Tensor, "B C h w"]:
@@ -94,7 +94,7 @@ class MaskedConv(CausalLayer):
         super().__init__()
         self.kernel, self.stride = kernel, stride
         seen = (kernel * kernel) // 2 + 1
-        self.weight_taps = nn.Parameter(torch.randn(outputs, inputs, seen) / (inputs * seen) ** 0.5)
+        self.weight_taps = nn.Parameter(torch.randn(outputs, inputs, seen).div_((inputs * seen) ** 0.5))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     @property

@@ -210,7 +210,6 @@ class Detection:
             "max_slice_axis": axis,
             "map_max": peak,
             "findings": len(self.findings),
-            "seconds": round(self.seconds, 2),
         }
 
     def finding_rows(self) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ file                         content
 ``figures/CASE.png``         scan, restoration and map on the worst slices
 ``records/CASE.json``        digests of scan, request and files, and the case's rows: what a resumed batch believes
 ``results.json``             model hash, settings, seed, versions, healthy scores and thresholds
+``timing.csv``               seconds that each scan took in the last run: all that differs between two runs
 ``model-card.md``            the model's card
 ===========================  ==============================================================================
 """
@@ -21,13 +22,13 @@ file                         content
 from __future__ import annotations
 
 import errno
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mendscan.errors import ResultsError, WriteError
+from mendscan.strict_json import read_json
 from mendscan.volumes.dicom_writing import DICOM, FINDINGS_SUFFIX, MAP_SUFFIX
 from mendscan.volumes.tables import read_csv, write_csv
 from mendscan.volumes.writing import write_json
@@ -43,6 +44,7 @@ __all__ = [
     "SCANS",
     "SCORE_COLUMNS",
     "SUBFOLDERS",
+    "TIMING",
     "files_of_case",
     "forget_case",
     "read_run",
@@ -69,7 +71,6 @@ SCORE_COLUMNS = (
     "max_slice_axis",
     "map_max",
     "findings",
-    "seconds",
     "code",
     "message",
 )
@@ -95,6 +96,7 @@ FIGURES = "figures"
 DETAILS = "details"
 RECORDS = "records"
 MODEL_CARD = "model-card.md"
+TIMING = "timing.csv"
 _FILES_OF_A_CASE = (
     (SCANS, ".nii.gz"),
     (MAPS, ".nii.gz"),
@@ -204,8 +206,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     path = folder / "results.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        return dict(read_json(path))
+    except (OSError, ValueError, TypeError) as error:
         raise ResultsError(
             "not a results folder", where=path, found=error, remedy="give a folder that mendscan detect wrote"
         ) from None

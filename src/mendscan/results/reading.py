@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from mendscan.results.layout import (
     read_run,
 )
 from mendscan.shapes import VoxelsXYZ
+from mendscan.strict_json import read_json
 from mendscan.volumes.reading import read_values, read_volume
 from mendscan.volumes.remarks import Remark
 from mendscan.volumes.tables import read_csv
@@ -164,8 +164,8 @@ class ResultCase:
         if not is_there(path):
             return None
         try:
-            return _details(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return _details(read_json(path))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ResultsError("the details cannot be read", where=path, found=error, remedy=_REMEDY) from None
 
 

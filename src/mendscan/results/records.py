@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mendscan.results.layout import FINDING_COLUMNS, RECORDS, SCORE_COLUMNS, files_of_case
+from mendscan.strict_json import read_json
 from mendscan.volumes.volume import Volume
 from mendscan.volumes.writing import make_folder, write_json
 
@@ -93,7 +94,7 @@ def write_record(
 def read_record(folder: Path, case: str) -> CaseRecord | None:
     """Return the record of a case; None if there is none that is whole."""
     try:
-        values = json.loads((folder / RECORDS / f"{case}.json").read_text(encoding="utf-8"))
+        values = read_json(folder / RECORDS / f"{case}.json")
         if values.pop("digest") != digest_of(values) or (values["format"], values["case"]) != (1, case):
             return None
         if set(values["row"]) - set(SCORE_COLUMNS) or any(
@@ -101,7 +102,7 @@ def read_record(folder: Path, case: str) -> CaseRecord | None:
         ):
             return None
         return CaseRecord(case, *(values[name] for name in ("request", "scan", "files", "row", "findings")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mendscan.errors import WriteError
-from mendscan.results.layout import write_results
+from mendscan.results.layout import TIMING, write_results
 from mendscan.results.records import CaseRecord
+from mendscan.volumes.tables import write_csv
 
 __all__ = ["Tables"]
 
@@ -30,11 +31,11 @@ class Tables:
 
     def __init__(self, folder: Path, run: dict[str, Any], claim: Callable[[], Sequence[CaseRecord]]) -> None:
         self.folder = folder
-        self.kept = 0
         self._run = run
         self._claim = claim
         self._claimed = self._rows_of_records()
         self._done: _Rows = {}
+        self._seconds: dict[str, float] = {}
         self._written_at: float | None = None
 
     @property
@@ -42,14 +43,27 @@ class Tables:
         """Rows of the scans done, sorted by case."""
         return tuple(dict(self._done[case][0]) for case in sorted(self._done))
 
-    def add(self, row: Mapping[str, Any], findings: Sequence[Mapping[str, Any]], *, kept: bool = False) -> None:
+    @property
+    def kept(self) -> int:
+        """How many scans were not done again."""
+        return sum(row["status"] == "ok" and case not in self._seconds for case, (row, _) in self._done.items())
+
+    def add(
+        self, row: Mapping[str, Any], findings: Sequence[Mapping[str, Any]], *, seconds: float | None = None
+    ) -> None:
         """Take the rows of a scan; write the tables if that was not done for a while.
+
+        Args:
+            row: Its row of ``scores.csv``.
+            findings: Its rows of ``findings.csv``.
+            seconds: How long it took; None if it failed, or is kept from a stopped run.
 
         Raises:
             WriteError: If they cannot be written.
         """
         self._done[str(row["case"])] = (row, findings)
-        self.kept += kept
+        if seconds is not None:
+            self._seconds[str(row["case"])] = seconds
         if self._written_at is None or time.monotonic() - self._written_at > _EVERY_S:
             self.write()
 
@@ -59,6 +73,8 @@ class Tables:
         write_results(
             self.folder, [row for row, _ in entries], [each for _, findings in entries for each in findings], self._run
         )
+        timing = [{"case": case, "seconds": round(taken, 2)} for case, taken in sorted(self._seconds.items())]
+        write_csv(self.folder / TIMING, timing, ("case", "seconds"))
         self._written_at = time.monotonic()
 
     @contextmanager

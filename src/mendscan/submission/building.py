@@ -16,7 +16,6 @@ file                      content
 from __future__ import annotations
 
 import hashlib
-import json
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +23,15 @@ from importlib import resources
 from pathlib import Path
 
 import mendscan
-from mendscan.cohort.labelled_cohort import refuse_occupied
+from mendscan.cohort.held_folder import held_folder, refuse_occupied
 from mendscan.errors import ResultsError, SettingsError
 from mendscan.models.bundle import load_bundle
+from mendscan.models.folder import LISTED
+from mendscan.strict_json import read_json
 from mendscan.submission.challenge import ANATOMIES, MODES, Anatomy, script_name
 from mendscan.submission.readme import submission_readme
 from mendscan.submission.wheel import pinned_requirements, write_wheel
+from mendscan.volumes.locking import LOCK_NAME
 from mendscan.volumes.writing import make_folder, write_bytes, write_json, write_text
 
 __all__ = ["Submission", "assigned_models", "digests", "listed_digests", "write_submission"]
@@ -127,12 +129,17 @@ def write_submission(models: Mapping[Anatomy, Path], folder: Path | str) -> Subm
 
     Raises:
         ModelError: If a model is not complete or was altered.
-        WriteError: If the folder holds files already, or something cannot be written.
+        WriteError: If the folder holds files already, another run is at work in it (E_LOCKED), or something cannot be
+            written.
     """
     target = Path(folder)
-    refuse_occupied(target)
+    with held_folder(target, "submission"):
+        refuse_occupied(target)
+        return _write_submission(models, target)
+
+
+def _write_submission(models: Mapping[Anatomy, Path], target: Path) -> Submission:
     hashes = {anatomy: load_bundle(path).model_hash for anatomy, path in models.items()}
-    make_folder(target)
     for anatomy, path in models.items():
         _copy_model(path, target / "models" / anatomy, hashes[anatomy])
     scripts = tuple(script_name(mode, anatomy) for anatomy in models for mode in MODES)
@@ -142,10 +149,8 @@ def write_submission(models: Mapping[Anatomy, Path], folder: Path | str) -> Subm
     write_text(target / "constraints.txt", pinned_requirements())
     absent = tuple(anatomy for anatomy in ANATOMIES if anatomy not in models)
     write_text(target / "README.md", submission_readme(scripts, absent, hashes, wheel.name))
-    write_json(
-        target / MANIFEST,
-        {"mendscan": mendscan.__version__, "models": hashes, "files": digests(target)},
-    )
+    files = {name: digest for name, digest in digests(target).items() if name != LOCK_NAME}
+    write_json(target / MANIFEST, {"mendscan": mendscan.__version__, "models": hashes, "files": files})
     return Submission(target, scripts, absent, hashes)
 
 
@@ -171,7 +176,7 @@ def listed_digests(folder: Path) -> dict[str, dict[str, int | str]]:
     """
     path = folder / MANIFEST
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["files"])
+        return dict(read_json(path)["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResultsError(
             "not a submission",
@@ -183,8 +188,7 @@ def listed_digests(folder: Path) -> dict[str, dict[str, int | str]]:
 
 def _copy_model(source: Path, target: Path, model_hash: str) -> None:
     make_folder(target)
-    listed = json.loads((source / MANIFEST).read_text(encoding="utf-8"))["files"]
-    for name in (*listed, MANIFEST):
+    for name in (*LISTED, MANIFEST):
         write_bytes(target / name, (source / name).read_bytes())
     if load_bundle(target).model_hash != model_hash:
         raise SettingsError("the model changed while it was copied", where=source, remedy="try again")

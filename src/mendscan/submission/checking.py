@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mendscan.cohort.held_folder import held_folder
 from mendscan.errors import MendscanError, ResultsError
 from mendscan.evaluation.official import OfficialFigure, official_figure
 from mendscan.progress import Progress, Silent
@@ -118,6 +119,7 @@ def check_submission(
     Raises:
         ResultsError: If `folder` is no submission, or there are no toy cases for one of its anatomies.
         CohortError: If a folder of toy cases is empty.
+        WriteError: If another run is at work in `predictions` (E_LOCKED).
     """
     told, submission = progress or Silent(), Path(folder).resolve()
     problems = _altered(submission)
@@ -127,12 +129,12 @@ def check_submission(
     found = {anatomy: find_toy(Path(toys).resolve(), anatomy, only_one=len(present) == 1) for anatomy in present}
     told.begin("check", len(present) * len(MODES))
     checks = []
-    with _temporary() as temporary:
+    kept = None if predictions is None else Path(predictions).resolve()
+    with _temporary() as temporary, nullcontext() if kept is None else held_folder(kept, "check"):
         room = make_room(temporary, submission, strictest=strictest)
         for anatomy, toy in found.items():
             for mode in MODES:
-                kept = temporary / "predictions" if predictions is None else Path(predictions).resolve()
-                target = make_folder(kept / anatomy / mode)
+                target = make_folder((kept or temporary / "predictions") / anatomy / mode)
                 checks.append(_check_script(room, submission, toy, anatomy, mode, target, 60 * minutes_per_case))
                 told.advance()
     absent = tuple(anatomy for anatomy in ANATOMIES if anatomy not in present)

@@ -38,9 +38,9 @@ from mendscan.models.vqvae import VQVAE
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.training.gating import learn_gate
+from mendscan.training.workplace import new_model_folder
 from mendscan.volumes.finding import find_scans
-from mendscan.volumes.reading import read_volume
-from mendscan.volumes.writing import make_folder
+from mendscan.volumes.reading import STANDARD_READER, ScanReader
 
 __all__ = ["calibrate", "healthy_peaks", "recalibrate"]
 
@@ -55,6 +55,7 @@ def calibrate(
     progress: Progress,
     *,
     gate: AcquisitionGate | None = None,
+    reader: ScanReader = STANDARD_READER,
 ) -> Calibration:
     """Learn thresholds, the healthy distribution of scores and findings, and the maps' statistics.
 
@@ -64,6 +65,7 @@ def calibrate(
         acquisition: How the training scans were taken; None if the model has the paper's score alone.
         progress: Told of every scan.
         gate: What healthy scans look like from outside; the use of the codes is learnt here.
+        reader: How the scans are read.
 
     Raises:
         ScanError: If a scan cannot be read any more.
@@ -73,7 +75,7 @@ def calibrate(
     encoded, distances = [], []
     with one_thread(networks.device):
         for path in scans:
-            volume = read_volume(path)
+            volume = reader(path)
             prepared = prepare(volume, networks.settings.preparation)
             encoded.append(networks.encode(prepared))
             if acquisition is not None:
@@ -83,7 +85,7 @@ def calibrate(
     scores = sorted(scan.score(thresholds.score) for scan in encoded)
     evidence = _restore_all(networks, encoded, thresholds.restoration, progress)
     voxels = calibrate_voxels(evidence, settings)
-    peaks = healthy_peaks(networks.settings, voxels, scans, encoded, evidence, progress)
+    peaks = healthy_peaks(networks.settings, voxels, scans, encoded, evidence, progress, reader)
     paper_threshold = float(np.quantile([paper_map(each, settings) for each in evidence], settings.threshold_quantile))
     scan = (
         None if acquisition is None else ScanReference(acquisition, _scan_scores(voxels, evidence, distances, settings))
@@ -119,6 +121,7 @@ def healthy_peaks(
     encoded: Sequence[EncodedScan],
     evidence: Sequence[Evidence],
     progress: Progress,
+    reader: ScanReader,
 ) -> HealthyPeaks | None:
     """Return how strong the findings of each calibration scan are, each scan standardised by the others.
 
@@ -132,6 +135,7 @@ def healthy_peaks(
         encoded: The same as the networks see them.
         evidence: What the networks say of each.
         progress: Told of every scan.
+        reader: How the scans are read.
 
     Returns:
         Peaks, descending, of each scan; the scans are sorted too, so that no scan can be told from its place.  None for
@@ -146,7 +150,7 @@ def healthy_peaks(
     found = []
     maps = left_out_maps(voxels, evidence, settings.detection)
     for path, scan, map_SHW in zip(scans, encoded, maps, strict=True):
-        volume = read_volume(path)
+        volume = reader(path)
         prepared = prepare(volume, settings.preparation)
         _, findings = map_and_findings(map_SHW, volume, prepared, at=scan.at, threshold=voxels.threshold)
         found.append(tuple(sorted((finding.peak for finding in findings), reverse=True)))
@@ -161,6 +165,7 @@ def recalibrate(
     *,
     assignments: Sequence[str] = (),
     device: str = "auto",
+    reader: ScanReader = STANDARD_READER,
     progress: Progress | None = None,
 ) -> None:
     """Calibrate a trained model again, on the same calibration scans, into another model folder.
@@ -175,16 +180,23 @@ def recalibrate(
         output: The model folder to write.
         assignments: Detection settings as ``detection.key=value``.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        reader: How the scans are read; as in training, or they are not recognised.
         progress: Told how far the work is.
 
     Raises:
         ModelError: If the model cannot be used, or `output` holds one.
         CohortError: If a calibration scan is not in `healthy`.
         SettingsError: If an assignment is unknown or not of detection: the networks were trained under the others.
+        WriteError: If another run is at work in `output` (E_LOCKED), or it cannot be written.
     """
-    progress, source, target = progress or Silent(), Path(model), Path(output)
-    if (target / "manifest.json").exists():
-        raise ModelError("there is a model already", where=target, code="E_EXISTS", remedy="name another folder")
+    source, target = Path(model), Path(output)
+    with new_model_folder(target, "calibration"):
+        _recalibrate(source, healthy, target, assignments, device, progress or Silent())
+
+
+def _recalibrate(
+    source: Path, healthy: str | Path, target: Path, assignments: Sequence[str], device: str, progress: Progress
+) -> None:
     bundle, on = load_bundle(source), choose_device(device)
     if not bundle.split.get("calibration"):
         raise ModelError(
@@ -205,12 +217,12 @@ def recalibrate(
             remedy="train again with it",
         )
     acquisition = None if known is None or settings.detection.scan_score == "paper" else known.acquisition
-    paths, facts = measure_cohort(find_scans(healthy), progress)
+    paths, facts = measure_cohort(find_scans(healthy), progress, reader=reader)
     calibration_scans = _scans_by_content(paths, facts, bundle.split["calibration"], where=healthy)
-    gate = learn_gate(paths, facts, progress)
-    calibration = calibrate(networks, calibration_scans, acquisition, progress, gate=gate)
+    gate = learn_gate(paths, facts, progress, reader=reader)
+    calibration = calibrate(networks, calibration_scans, acquisition, progress, gate=gate, reader=reader)
     save_bundle(
-        make_folder(target),
+        target,
         settings=settings,
         vqvae=networks.vqvae,
         prior=networks.prior,

@@ -21,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn, optim
 
 from mendscan.errors import MendscanError, ModelError
+from mendscan.strict_json import parse_json
 from mendscan.volumes.writing import write_bytes
 
 __all__ = ["Checkpoint", "Checkpoints", "load_checkpoint", "restore", "save_checkpoint", "state_digest"]
@@ -125,7 +126,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         if metadata["sha256"] != _digest(metadata["facts"], tensors):
             raise ValueError("its digest is another")
-        return Checkpoint(json.loads(metadata["facts"]), tensors)
+        return Checkpoint(parse_json(metadata["facts"].encode()), tensors)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
         raise ModelError("the checkpoint is damaged", where=path, code="E_CHECKPOINT", found=error) from None
 

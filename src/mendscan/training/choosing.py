@@ -28,7 +28,8 @@ from mendscan.detection.evidence import Evidence
 from mendscan.detection.networks import Networks
 from mendscan.detection.voxel_calibration import calibrate_voxels
 from mendscan.progress import Progress
-from mendscan.volumes.reading import read_volume
+from mendscan.volumes.reading import STANDARD_READER, ScanReader
+from mendscan.volumes.volume import Volume
 
 __all__ = ["CANDIDATES", "Chosen", "LabelledEvidence", "choose_detection"]
 
@@ -71,6 +72,7 @@ def choose_detection(
     validation: Sequence[Path],
     fixed: frozenset[str] = frozenset(),
     progress: Progress,
+    reader: ScanReader = STANDARD_READER,
 ) -> Chosen:
     """Choose the evidence and its smoothing.
 
@@ -80,6 +82,7 @@ def choose_detection(
         validation: Healthy scans that get anomalies; no network learnt from them.
         fixed: Settings that stay as they are, as ``detection.key``: those that the user has set.
         progress: Told of every scan.
+        reader: How the scans are read.
 
     Returns:
         The detection settings, and a decision for each that was looked at; none if there are too few scans.
@@ -94,10 +97,10 @@ def choose_detection(
     usual, cases = [], []
     with one_thread(networks.device):
         for path in healthy:
-            usual.append(_usual(networks, path))
+            usual.append(_usual(networks, reader(path)))
             progress.advance()
         for turn in range(_CASES):
-            cases.append(_made_case(networks, validation[turn % len(validation)], turn))
+            cases.append(_made_case(networks, reader(validation[turn % len(validation)]), turn))
             progress.advance()
     cases = [case for case in cases if case.label_SHW.any()]
     decisions = []
@@ -111,16 +114,15 @@ def choose_detection(
     return Chosen(settings, tuple(decisions))
 
 
-def _made_case(networks: Networks, path: Path, turn: int) -> LabelledEvidence:
+def _made_case(networks: Networks, volume: Volume, turn: int) -> LabelledEvidence:
     rng = np.random.default_rng([networks.settings.seed, turn, 7])
-    altered, label_XYZ = with_selection_anomalies(read_volume(path), count=_ANOMALIES, turn=turn, rng=rng)
+    altered, label_XYZ = with_selection_anomalies(volume, count=_ANOMALIES, turn=turn, rng=rng)
     prepared = prepare(altered, networks.settings.preparation)
     encoded = networks.encode(prepared)
     return LabelledEvidence(networks.evidence(encoded, None), prepared.labelled_slices(label_XYZ)[encoded.at])
 
 
-def _usual(networks: Networks, path: Path) -> Evidence:
-    volume = read_volume(path)
+def _usual(networks: Networks, volume: Volume) -> Evidence:
     prepared = prepare(volume, networks.settings.preparation)
     return networks.evidence(networks.encode(prepared), None)
 

@@ -11,7 +11,7 @@ from mendscan.detection.gate_facts import GateFacts, cell_size_mm, gate_facts
 from mendscan.errors import ScanError
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress
-from mendscan.volumes.reading import read_volume
+from mendscan.volumes.reading import STANDARD_READER, ScanReader
 
 __all__ = ["learn_gate"]
 
@@ -19,13 +19,16 @@ _FEWEST = 3
 """Each scan is held against the others; of two, the other has no spread."""
 
 
-def learn_gate(paths: Sequence[Path], facts: Sequence[ScanFacts], progress: Progress) -> AcquisitionGate | None:
+def learn_gate(
+    paths: Sequence[Path], facts: Sequence[ScanFacts], progress: Progress, *, reader: ScanReader = STANDARD_READER
+) -> AcquisitionGate | None:
     """Learn the gate from all healthy scans, whatever else they serve: it decides nothing about a score.
 
     Args:
         paths: The scans.
         facts: What was measured of each.
         progress: Told of every scan.
+        reader: How they are read.
 
     Returns:
         The gate, without the use of codes; None of fewer than 3 scans.
@@ -39,7 +42,7 @@ def learn_gate(paths: Sequence[Path], facts: Sequence[ScanFacts], progress: Prog
     cell_mm = cell_size_mm([(x, y, z) for x, y, z in extents])
     progress.begin("acquisition gate", len(paths))
     found: dict[int, GateFacts] = {}
-    for index, outcome in each_in_processes(_facts_of, [(path, cell_mm) for path in paths], expected=ScanError):
+    for index, outcome in each_in_processes(_facts_of, [(path, reader, cell_mm) for path in paths], expected=ScanError):
         if isinstance(outcome, ScanError):
             raise outcome
         found[index] = outcome
@@ -47,5 +50,5 @@ def learn_gate(paths: Sequence[Path], facts: Sequence[ScanFacts], progress: Prog
     return AcquisitionGate.learn([found[index] for index in range(len(paths))], cell_mm=cell_mm)
 
 
-def _facts_of(path: Path, cell_mm: float) -> GateFacts:
-    return gate_facts(read_volume(path), cell_mm=cell_mm)
+def _facts_of(path: Path, reader: ScanReader, cell_mm: float) -> GateFacts:
+    return gate_facts(reader(path), cell_mm=cell_mm)

@@ -24,7 +24,7 @@ from mendscan.detection.calibration import Calibration, CodeThresholds
 from mendscan.detection.devices import choose_device
 from mendscan.detection.networks import Networks
 from mendscan.detection.voxel_calibration import VoxelCalibration
-from mendscan.errors import CohortError, ModelError, SettingsError
+from mendscan.errors import CohortError, SettingsError
 from mendscan.models.bundle import load_bundle, save_bundle
 from mendscan.models.original import prior_from_original, published_variant, vqvae_from_original
 from mendscan.models.vqvae import VQVAE
@@ -33,9 +33,9 @@ from mendscan.training.calibrating import calibrate
 from mendscan.training.gating import learn_gate
 from mendscan.training.imported_card import imported_card
 from mendscan.training.original_checkpoint import OriginalCheckpoint, read_pair
+from mendscan.training.workplace import new_model_folder
 from mendscan.volumes.finding import find_scans
 from mendscan.volumes.reading import read_volume
-from mendscan.volumes.writing import make_folder
 
 __all__ = ["ORIGINAL_THRESHOLDS", "ImportSummary", "import_original"]
 
@@ -101,35 +101,31 @@ def import_original(
         ModelError: If a checkpoint cannot be used, or `model` holds a model.
         SettingsError: If settings contradict each other or the import.
         CohortError: If `healthy` holds no usable scan.
+        WriteError: If another run is at work in `model` (E_LOCKED), or it cannot be written.
     """
     progress, folder, on = progress or Silent(), Path(model), choose_device(device)
-    _check_target(folder)
-    scans = None if healthy is None else find_scans(healthy)
-    checkpoints, parts = read_pair(Path(prior), None if vqvae is None else Path(vqvae), progress)
-    settings = _settings(preset, stem_padding, published_variant(parts["prior"]), assignments, calibrated=bool(scans))
-    networks = _networks(parts, settings, checkpoints, on)
-    cohort, split, calibration, figures = _calibrated(networks, scans, progress)
-    summary = ImportSummary(
-        folder,
-        settings,
-        tuple(
-            {"network": part if len(checkpoints) > 1 else "vqvae, prior", "name": c.name, "sha256": c.sha256}
-            for part, c in checkpoints.items()
-        ),
-        {name: sum(p.numel() for p in getattr(networks, name).parameters()) for name in ("vqvae", "prior")},
-        calibration.thresholds,
-        len(split.calibration),
-        figures,
-    )
-    _save(summary, networks, calibration, split, cohort)
+    with new_model_folder(folder, "import"):
+        scans = None if healthy is None else find_scans(healthy)
+        checkpoints, parts = read_pair(Path(prior), None if vqvae is None else Path(vqvae), progress)
+        settings = _settings(
+            preset, stem_padding, published_variant(parts["prior"]), assignments, calibrated=bool(scans)
+        )
+        networks = _networks(parts, settings, checkpoints, on)
+        cohort, split, calibration, figures = _calibrated(networks, scans, progress)
+        summary = ImportSummary(
+            folder,
+            settings,
+            tuple(
+                {"network": part if len(checkpoints) > 1 else "vqvae, prior", "name": c.name, "sha256": c.sha256}
+                for part, c in checkpoints.items()
+            ),
+            {name: sum(p.numel() for p in getattr(networks, name).parameters()) for name in ("vqvae", "prior")},
+            calibration.thresholds,
+            len(split.calibration),
+            figures,
+        )
+        _save(summary, networks, calibration, split, cohort)
     return summary
-
-
-def _check_target(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ModelError("the model folder is a file", where=folder, remedy="name another folder")
-    if (folder / "manifest.json").exists() or (folder / "work").exists():
-        raise ModelError("there is a model already", where=folder, code="E_EXISTS", remedy="name another folder")
 
 
 def _settings(
@@ -229,7 +225,7 @@ def _save(
         "imported": imported,
     }
     save_bundle(
-        make_folder(summary.model),
+        summary.model,
         settings=summary.settings,
         vqvae=networks.vqvae,
         prior=networks.prior,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mendscan.strict_json import parse_json
 from mendscan.volumes.writing import write_bytes, write_errors, write_text
 
 __all__ = ["MetricsLog", "draw_curves"]
@@ -40,12 +42,13 @@ class MetricsLog:
         self._rewrite(sorted(self.entries(), key=lambda entry: stages.index(entry["stage"])))
 
     def write(self, stage: str, step: int, **figures: float) -> None:
-        """Append one line.
+        """Append one line; a figure that is not finite is left out, for JSON has no such numbers.
 
         Raises:
             WriteError: If it cannot be written.
         """
-        entry = {"stage": stage, "step": step} | {name: round(value, 6) for name, value in figures.items()}
+        finite = {name: round(value, 6) for name, value in figures.items() if math.isfinite(value)}
+        entry = {"stage": stage, "step": step} | finite
         with write_errors(self.path), self.path.open("a", encoding="utf-8") as opened:
             opened.write(_line(entry))
 
@@ -68,7 +71,7 @@ def _line(entry: dict[str, Any]) -> str:
 
 def _entry(line: str) -> dict[str, Any] | None:
     try:
-        entry = json.loads(line)
+        entry = parse_json(line.encode())
     except ValueError:
         return None
     whole = isinstance(entry, dict) and isinstance(entry.get("stage"), str) and isinstance(entry.get("step"), int)

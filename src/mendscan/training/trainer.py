@@ -58,6 +58,7 @@ from mendscan.training.workplace import (
     write_plan,
 )
 from mendscan.volumes.finding import find_scans
+from mendscan.volumes.reading import STANDARD_READER, ScanReader
 
 __all__ = ["TrainingSummary", "train"]
 
@@ -92,6 +93,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
     assignments: Sequence[str] = (),
+    reader: ScanReader = STANDARD_READER,
     progress: Progress | None = None,
     on_plan: Callable[[Plan], None] | None = None,
     on_estimate: Callable[[EpochEstimate], None] | None = None,
@@ -109,6 +111,7 @@ def train(
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         resume: Go on where a stopped training was.
         assignments: Settings as ``section.key=value``.
+        reader: How the scans are read; what it refuses is left out.
         progress: Told how far the work is.
         on_plan: Called with the plan before the work begins.
         on_estimate: Called before epochs begin, with how long they will take.
@@ -130,7 +133,7 @@ def train(
     sweep_finished(folder)
     check_request(folder, preset, budget, assignments, resume=resume)
     in_epochs = [] if epochs is None else [f"training.epochs={epochs}"]
-    request = _Request(preset, budget, seed, (*assignments, *in_epochs), on_plan, on_estimate)
+    request = _Request(preset, budget, seed, (*assignments, *in_epochs), reader, on_plan, on_estimate)
     with workplace(folder) as place:
         # Another training may have ended there since.
         check_request(folder, preset, budget, assignments, resume=resume)
@@ -144,6 +147,7 @@ class _Request(NamedTuple):
     budget: Budget
     seed: int
     assignments: tuple[str, ...]
+    reader: ScanReader
     on_plan: Callable[[Plan], None] | None
     on_estimate: Callable[[EpochEstimate], None] | None
 
@@ -151,7 +155,8 @@ class _Request(NamedTuple):
 def _train(
     healthy: Path, folder: Path, request: _Request, place: Workplace, device: torch.device, progress: Progress
 ) -> TrainingSummary:
-    paths, facts = measure_cohort(find_scans(healthy, progress), progress)
+    reader = request.reader
+    paths, facts = measure_cohort(find_scans(healthy, progress), progress, reader=reader)
     hashes = [fact.content_hash for fact in facts]
     plan, split, store = _prepared(paths, facts, request, place.work, device, progress)
     if request.on_plan is not None:
@@ -159,11 +164,11 @@ def _train(
     started, log = time.monotonic(), MetricsLog(folder / "metrics.jsonl")
     networks = _train_networks(plan.settings, store, split, device, StageFolder(place.work, log, progress, place.stop))
     by_hash = dict(zip(hashes, paths, strict=True))
-    plan, networks = _with_chosen(plan, networks, split, by_hash, progress)
+    plan, networks = _with_chosen(plan, networks, split, by_hash, reader, progress)
     acquisition = _acquisition(plan.settings, store, split, progress)
-    gate = learn_gate(paths, facts, progress)
+    gate = learn_gate(paths, facts, progress, reader=reader)
     held_out = [by_hash[content] for content in split.calibration]
-    calibration = calibrate(networks, held_out, acquisition, progress, gate=gate)
+    calibration = calibrate(networks, held_out, acquisition, progress, gate=gate, reader=reader)
     log.in_order(STAGES)
     figures = _save_model(folder, plan, split, networks, calibration, log)
     return TrainingSummary(folder, plan, figures | {"seconds": time.monotonic() - started})
@@ -188,7 +193,7 @@ def _prepared(
         plan = new_plan(request.preset, facts, seed=request.seed, assignments=request.assignments, device=device)
         check_epochs(plan.settings, request.budget)
     split = split_by_content(hashes, plan.settings)
-    store = prepare_cohort(paths, hashes, plan.settings, work, progress)
+    store = prepare_cohort(paths, hashes, plan.settings, work, progress, reader=request.reader)
     if not resumed:
         data = slice_data(store, split.train, plan.settings, device)
         plan = with_budget(plan, data, request.budget, progress, request.on_estimate)
@@ -265,14 +270,21 @@ def _train_discriminator(
 
 
 def _with_chosen(
-    plan: Plan, networks: Networks, split: Split, by_hash: Mapping[str, Path], progress: Progress
+    plan: Plan,
+    networks: Networks,
+    split: Split,
+    by_hash: Mapping[str, Path],
+    reader: ScanReader,
+    progress: Progress,
 ) -> tuple[Plan, Networks]:
     """Choose the evidence where the plan says so, and say why in the plan."""
     if not plan.settings.training.choose_detection:
         return plan, networks
     healthy, validation = ([by_hash[content] for content in part] for part in (split.calibration, split.validation))
     fixed = frozenset(decision.setting for decision in plan.decisions if decision.reason == SET_BY_USER)
-    chosen = choose_detection(networks, healthy=healthy, validation=validation, fixed=fixed, progress=progress)
+    chosen = choose_detection(
+        networks, healthy=healthy, validation=validation, fixed=fixed, progress=progress, reader=reader
+    )
     settings = plan.settings.model_copy(update={"detection": chosen.settings})
     return plan.decided(*chosen.decisions, settings=settings), replace(networks, settings=settings)
 

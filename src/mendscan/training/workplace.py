@@ -14,7 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mendscan.cohort.held_folder import held_folder
 from mendscan.errors import Interrupted, MendscanError, ModelError
+from mendscan.strict_json import read_json
 from mendscan.training.interrupts import StopRequest, stop_requests
 from mendscan.volumes.locking import LOCK_NAME, locked
 from mendscan.volumes.writing import make_folder, remove_leftovers, write_json
@@ -24,6 +26,7 @@ __all__ = [
     "clear_work",
     "close_work",
     "is_started",
+    "new_model_folder",
     "read_plan",
     "sweep_finished",
     "workplace",
@@ -83,6 +86,26 @@ def workplace(folder: Path) -> Iterator[Workplace]:
         raise
 
 
+@contextmanager
+def new_model_folder(folder: Path, work: str) -> Iterator[None]:
+    """Hold a folder that a model is written into in one go, made if need be, for as long as the block lasts.
+
+    Args:
+        folder: The model folder.
+        work: What is done there, for the message to others.
+
+    Raises:
+        ModelError: If it is a file, or holds a model or a training (E_EXISTS).
+        WriteError: If another run is at work there (E_LOCKED), or it cannot be written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ModelError("the model folder is a file", where=folder, remedy="name another folder")
+    with held_folder(folder, work):
+        if (folder / "manifest.json").exists() or (folder / "work").exists():
+            raise ModelError("there is a model already", where=folder, code="E_EXISTS", remedy="name another folder")
+        yield
+
+
 def write_plan(work: Path, plan: dict[str, Any]) -> None:
     """Write what a resumed training goes by, with a digest.
 
@@ -100,7 +123,7 @@ def read_plan(work: Path) -> dict[str, Any]:
     """
     path = work / _PLAN
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = read_json(path)
         plan = dict(saved["plan"])
         if saved["sha256"] != _digest(plan):
             raise ValueError("its digest is another")

@@ -1,4 +1,7 @@
-"""Which of many scans can be used, and what is odd about the others: asked of all at once, before any work."""
+"""Which of many scans can be used, and what is odd about the others: asked of all at once, before any work.
+
+Training and detection ask it too, of the same scans in the same words.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,17 @@ import numpy as np
 from jaxtyping import Float
 from nibabel.orientations import aff2axcodes
 
-from mendscan.errors import CohortError, MendscanError
-from mendscan.parallel import available_cores, each_in_processes
+from mendscan.errors import CohortError, MendscanError, one_line
+from mendscan.failures import as_error
+from mendscan.parallel import available_cores, each_outcome
 from mendscan.progress import Progress, Silent
 from mendscan.shapes import Affine
 from mendscan.volumes.finding import FoundScans, look_through, same_names
-from mendscan.volumes.reading import DEFAULT_MAX_BYTES, read_volume
+from mendscan.volumes.reading import STANDARD_READER, ScanReader
 from mendscan.volumes.remarks import Remark, remarks_kept
 from mendscan.volumes.volume import Volume
 
-__all__ = ["CheckReport", "CheckedScan", "check_scans", "few_values"]
+__all__ = ["CheckReport", "CheckedScan", "check_each", "check_scans", "checked", "few_values", "in_few_lines"]
 
 _FEW_VALUES = 16
 """A scan of so few different intensities may be a label map."""
@@ -95,7 +99,7 @@ class CheckReport:
 def check_scans(
     paths: Sequence[str | os.PathLike[str]],
     *,
-    max_bytes: int = DEFAULT_MAX_BYTES,
+    reader: ScanReader = STANDARD_READER,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
@@ -106,7 +110,7 @@ def check_scans(
 
     Args:
         paths: Scans and folders.
-        max_bytes: The most that the voxels of one scan may take as float32.
+        reader: What is refused.
         workers: Processes; None = one per core, 0 = none beside this one.
         progress: Told of every scan.
 
@@ -116,19 +120,85 @@ def check_scans(
     progress = progress or Silent()
     found, failed = _found(paths, progress)
     scans = list(dict.fromkeys(path for each in found for path in each.scans))
-    progress.begin("check", len(scans))
-    checked: dict[int, CheckedScan] = {}
-    processes = min(available_cores(), len(scans) // _SCANS_PER_PROCESS) if workers is None else workers
-    jobs = [(path, max_bytes) for path in scans]
-    for index, outcome in each_in_processes(_check_one, jobs, expected=MendscanError, workers=processes):
-        checked[index] = outcome if isinstance(outcome, CheckedScan) else _failure(scans[index], outcome)
-        progress.advance()
-    rows = [checked[index] for index in range(len(scans))]
+    rows = check_each([(path, None) for path in scans], reader, workers=workers, progress=progress)
     return CheckReport(
         (*_with_same_content(_with_same_names(rows, found)), *failed),
         tuple((os.fspath(folder), note) for each in found for folder, note in each.notes),
         tuple(os.fspath(path) for each in found for path in each.others),
     )
+
+
+def check_each(
+    scans: Sequence[tuple[Path, str | None]], reader: ScanReader, *, workers: int | None, progress: Progress
+) -> list[CheckedScan]:
+    """Check scans, in as many processes as are worth it.
+
+    Args:
+        scans: Where each is, and what it is called if its path must not be told.
+        reader: What is refused.
+        workers: Processes; None = one per core, 0 = none beside this one.
+        progress: Told of every scan.
+    """
+    progress.begin("check", len(scans))
+    processes = min(available_cores(), len(scans) // _SCANS_PER_PROCESS) if workers is None else workers
+    rows: dict[int, CheckedScan] = {}
+    jobs = [(path, reader, name) for path, name in scans]
+    for index, outcome in each_outcome(_check_one, jobs, workers=processes):
+        path, name = scans[index]
+        shown = os.fspath(path) if name is None else name
+        rows[index] = _failure(shown, as_error(outcome, shown)) if isinstance(outcome, Exception) else outcome
+        progress.advance()
+    return [rows[index] for index in range(len(scans))]
+
+
+def checked(path: Path, reader: ScanReader, *, name: str | None = None) -> tuple[CheckedScan, Volume]:
+    """Read a scan; return it with what is odd about it.
+
+    Args:
+        path: The scan.
+        reader: What is refused.
+        name: What it is called, if its path must not be told.
+
+    Raises:
+        ScanError: If it cannot be used.
+    """
+    with remarks_kept() as remarks:
+        volume = reader(path, name=name)
+    remarks += _oddities(volume, remarks)
+    native = volume.native
+    unknown = any(each.code == "W_ORIENTATION" for each in remarks)
+    row = CheckedScan(
+        os.fspath(path) if name is None else name,
+        "ok",
+        warnings=tuple(remarks),
+        shape=native.shape,
+        spacing_mm=tuple(
+            float(f"{side * native.mm_per_unit:.6g}") for side in np.linalg.norm(native.affine[:3, :3], axis=0)
+        ),
+        orientation="???" if unknown else "".join(code or "?" for code in aff2axcodes(native.affine)),
+        content_hash=volume.content_hash,
+    )
+    return row, volume
+
+
+def in_few_lines(rows: Sequence[CheckedScan]) -> list[str]:
+    """Return what is odd about scans, a line for each code however many scans it is about.
+
+    Example:
+        >>> odd = Remark("W_UNIT", "the spatial unit is not the millimetre")
+        >>> in_few_lines([CheckedScan("a.nii", "ok", warnings=(odd,)), CheckedScan("b.nii", "ok")])
+        ['warning: a.nii: the spatial unit is not the millimetre (W_UNIT)']
+    """
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for row in rows:
+        for each in row.warnings:
+            found[each.code].append((row.path, each.message))
+    lines = []
+    for code, scans in sorted(found.items()):
+        (first, message), more = scans[0], len(scans) - 1
+        others = f", and {more} more scan{'s' * (more > 1)} likewise" if more else ""
+        lines.append(f"warning: {one_line(first)}: {one_line(message)} ({code}){others}")
+    return lines
 
 
 def few_values(voxels_XYZ: Float[np.ndarray, "X Y Z"]) -> int | None:
@@ -151,26 +221,12 @@ def _found(paths: Sequence[str | os.PathLike[str]], progress: Progress) -> tuple
     return found, failed
 
 
-def _check_one(path: Path, max_bytes: int) -> CheckedScan:
+def _check_one(path: Path, reader: ScanReader, name: str | None) -> CheckedScan:
     with remarks_kept() as remarks:
         try:
-            volume = read_volume(path, max_bytes=max_bytes)
+            return checked(path, reader, name=name)[0]
         except MendscanError as error:
-            return _failure(path, error, remarks)
-    remarks += _oddities(volume, remarks)
-    native = volume.native
-    unknown = any(each.code == "W_ORIENTATION" for each in remarks)
-    return CheckedScan(
-        os.fspath(path),
-        "ok",
-        warnings=tuple(remarks),
-        shape=native.shape,
-        spacing_mm=tuple(
-            float(f"{side * native.mm_per_unit:.6g}") for side in np.linalg.norm(native.affine[:3, :3], axis=0)
-        ),
-        orientation="???" if unknown else "".join(code or "?" for code in aff2axcodes(native.affine)),
-        content_hash=volume.content_hash,
-    )
+            return _failure(name or path, error, remarks)
 
 
 def _failure(path: str | os.PathLike[str], error: MendscanError, remarks: Sequence[Remark] = ()) -> CheckedScan:

@@ -94,7 +94,7 @@ def check_size(shape: Sequence[int], max_bytes: int | None, where: object) -> No
             code="E_TOO_LARGE",
             found=f"{' x '.join(map(str, shape))} voxels, {voxels * 4} bytes as float32",
             expected=f"at most {max_bytes} bytes",
-            remedy="check the header, crop the scan or raise max_bytes",
+            remedy="check the header, crop the scan or raise --max-memory (max_bytes)",
         )
 
 

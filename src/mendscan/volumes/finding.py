@@ -119,10 +119,11 @@ def _listed_below(root: Path) -> tuple[list[Path], list[tuple[Path, list[Path]]]
     for folder, subfolders, names in os.walk(root, onerror=_raise_unlisted):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         visible = [Path(folder, name) for name in names if not name.startswith(".")]
-        named = [path for path in visible if path.name.lower().endswith(SCAN_SUFFIXES)]
-        scans += named
         with _listing_errors(folder):
             files, closed = dicom_files(Path(folder))
+        # What a file is, its content says: a slice called x.nii belongs to its series, and is no scan of its own.
+        named = [path for path in set(visible) - set(files) if path.name.lower().endswith(SCAN_SUFFIXES)]
+        scans += named
         if closed:
             notes.append((Path(folder), f"{closed} files cannot be opened; whether they are DICOM is unknown"))
         if files:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mendscan.errors import WriteError
+from mendscan.strict_json import parse_json
 
 try:
     import fcntl
@@ -110,7 +111,7 @@ def _record(descriptor: int, work: str) -> None:
 
 def _holder(descriptor: int) -> dict[str, Any]:
     try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
+        holder = parse_json(os.pread(descriptor, 4096, 0))
     except (OSError, ValueError):
         return {}
     return holder if isinstance(holder, dict) else {}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -19,16 +19,19 @@ from mendscan.volumes.dicom_pixels import read_dicom
 from mendscan.volumes.dicom_series import folder_name
 from mendscan.volumes.faults import reading_errors
 from mendscan.volumes.foreign import refuse_half_of_a_pair
+from mendscan.volumes.intensities import NanPolicy
 from mendscan.volumes.metaimage import is_metaimage, read_metaimage
 from mendscan.volumes.nrrd import NRRD_MAGIC, read_nrrd
 from mendscan.volumes.payload import CHUNK_VOXELS, float32_voxels
-from mendscan.volumes.remarks import remark, remarks_kept
+from mendscan.volumes.remarks import Remark, remark, remarks_kept
 from mendscan.volumes.volume import NativeGeometry, Volume, array_geometry, oriented_volume, volume_from_array
 
 __all__ = [
     "DEFAULT_MAX_BYTES",
     "SCAN_SUFFIXES",
+    "STANDARD_READER",
     "Scan",
+    "ScanReader",
     "as_volume",
     "case_name",
     "comes_from_dicom",
@@ -43,7 +46,9 @@ _SAME_PLACE = 1e-3
 DEFAULT_MAX_BYTES = 4 * 2**30
 """4 GiB of float32 voxels: a cube of 1024 voxels along each edge."""
 
-_LOGGER = logging.getLogger(__name__)
+_AMBIGUOUS = ("W_SFORM_QFORM", "W_ORIENTATION")
+"""Programs differ in where they see such a scan."""
+
 SCAN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _HEAD_BYTES = 512
 _SFORM_SCANNER = 1
@@ -51,7 +56,14 @@ _SFORM_SCANNER = 1
 _Format = Literal["NIfTI", "NRRD", "MetaImage", "DICOM"]
 
 
-def read_volume(path: str | os.PathLike[str], *, name: str | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> Volume:
+def read_volume(
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    nan: NanPolicy = "refuse",
+    strict: bool = False,
+) -> Volume:
     """Read a scan: NIfTI, NRRD, MetaImage or a DICOM series; which it is, its content says and not its name.
 
     Length and checksum, where the format has one, are always verified.  Of NIfTI, the sform is obeyed if it is set,
@@ -62,6 +74,8 @@ def read_volume(path: str | os.PathLike[str], *, name: str | None = None, max_by
             folder with one DICOM series, or FOLDER/FOLDER_sNUMBER for one of several.
         name: What the scan is called, in errors and warnings too; None = after its file, and these name the path.
         max_bytes: The most that the voxels may take as float32; checked before anything is allocated.
+        nan: ``fill``: voxels that are NaN get the lowest value of the scan and are known as missing.
+        strict: Refuse a scan whose sform and qform differ, or that does not say where left is.
 
     Returns:
         The scan in RAS+.
@@ -82,22 +96,48 @@ def read_volume(path: str | os.PathLike[str], *, name: str | None = None, max_by
     where = os.fspath(path) if name is None else name
     with reading_errors(where), remarks_kept(logged=True) as remarks:
         voxels, native = _voxels_and_geometry(Path(path), max_bytes, where)
-        volume = oriented_volume(voxels, native, name=case_name(path) if name is None else name, where=where)
+        volume = oriented_volume(voxels, native, name=case_name(path) if name is None else name, where=where, nan=nan)
+        if strict:
+            _refuse_ambiguous(remarks, where)
         return replace(volume, remarks=tuple(remarks))
 
 
-def as_volume(scan: Scan) -> Volume:
+@dataclass(frozen=True)
+class ScanReader:
+    """How the scans of a folder are read; every one in the same way, whatever process reads it.
+
+    Attributes:
+        max_bytes: The most that the voxels of one scan may take as float32.
+        nan: What becomes of voxels that are NaN.
+        strict: Whether scans are refused that programs place differently.
+    """
+
+    max_bytes: int = DEFAULT_MAX_BYTES
+    nan: NanPolicy = "refuse"
+    strict: bool = False
+
+    def __call__(self, path: str | os.PathLike[str], *, name: str | None = None) -> Volume:
+        """Read a scan, as `read_volume`."""
+        return read_volume(path, name=name, max_bytes=self.max_bytes, nan=self.nan, strict=self.strict)
+
+
+STANDARD_READER = ScanReader()
+
+
+def as_volume(scan: Scan, *, strict: bool = False) -> Volume:
     """Return a scan given in any way as a volume.
 
     Raises:
-        ScanError: If it cannot be read or makes no sense.
+        ScanError: If it cannot be read or makes no sense, or, if `strict`, does not say clearly where it lies.
     """
     if isinstance(scan, Volume):
+        if strict:
+            _refuse_ambiguous(scan.remarks, scan.name)
         return scan
     if isinstance(scan, tuple):
         voxels, affine = scan
         return volume_from_array(voxels, affine, name="array")
-    return read_volume(scan)
+    return read_volume(scan, strict=strict)
 
 
 def read_values(path: str | os.PathLike[str], volume: Volume) -> VoxelsXYZ:
@@ -145,6 +185,17 @@ def case_name(path: str | os.PathLike[str]) -> str:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return name
+
+
+def _refuse_ambiguous(remarks: Sequence[Remark], where: str) -> None:
+    for each in remarks:
+        if each.code in _AMBIGUOUS:
+            raise GeometryError(
+                "it is not certain where the scan lies",
+                where=where,
+                found=each.message,
+                remedy="correct the header, or read it without --strict",
+            )
 
 
 def _voxels_and_geometry(path: Path, max_bytes: int, where: str) -> tuple[Float32[np.ndarray, "I J K"], NativeGeometry]:

@@ -13,18 +13,17 @@ from functools import cached_property
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Bool, Float, Float32, Shaped
 
 from mendscan.errors import GeometryError, IntensityError
 from mendscan.shapes import Affine, VoxelsXYZ
+from mendscan.volumes.intensities import NanPolicy, usable_voxels
 from mendscan.volumes.remarks import Remark
 
 __all__ = ["NativeGeometry", "Volume", "array_geometry", "oriented_volume", "ras_orientation", "volume_from_array"]
 
 MIN_VOXELS_PER_AXIS = 4
 """Fewer slices than this are a localiser or a mistake, not a scan."""
-MAX_VOXEL_MAGNITUDE = 1e18
-"""Above this, squares overflow float32, and with them every mean and variance."""
 MAX_AFFINE = 1e12
 """A thousand times around the Earth in mm: far above it, determinants overflow."""
 MIN_RELATIVE_DETERMINANT = 1e-6
@@ -81,6 +80,7 @@ class Volume:
         name: Case name: the file's name without ``.nii`` or ``.nii.gz``.
         native: The geometry of the file.
         remarks: What is odd about the file, although it can be used.
+        missing_XYZ: Voxels that had no value in the file and were filled; None if there are none.
 
     Example:
         >>> left_to_right_flipped = np.diag([-2.0, 2.0, 3.0, 1.0])
@@ -99,6 +99,7 @@ class Volume:
     name: str
     native: NativeGeometry
     remarks: tuple[Remark, ...] = ()
+    missing_XYZ: Bool[np.ndarray, "X Y Z"] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -124,6 +125,8 @@ class Volume:
         # Rounded, because reorienting adds up other floats; + 0.0 turns -0.0 into 0.0.
         digest.update((self.affine.round(3) + 0.0).astype("<f8").tobytes())
         digest.update(np.ascontiguousarray(self.voxels_XYZ, dtype="<f4").data)
+        if self.missing_XYZ is not None:
+            digest.update(np.packbits(self.missing_XYZ).data)
         return digest.hexdigest()
 
     def to_native(self, values_XYZ: Shaped[np.ndarray, "X Y Z"]) -> np.ndarray:
@@ -178,13 +181,14 @@ class Volume:
         )
 
 
-def volume_from_array(voxels: np.ndarray, affine: np.ndarray, *, name: str) -> Volume:
+def volume_from_array(voxels: np.ndarray, affine: np.ndarray, *, name: str, nan: NanPolicy = "refuse") -> Volume:
     """Make a volume from an array in any axis order and its affine.
 
     Args:
         voxels: Intensities, real and finite, in three dimensions of at least 4.  The array is copied.
         affine: Index into `voxels` to millimetres in RAS+, 4 x 4, as nibabel gives it.
         name: Case name.
+        nan: ``fill``: voxels that are NaN get the lowest value and are known as missing.
 
     Returns:
         The volume in RAS+; `to_native` leads back to the axis order of `voxels`.
@@ -205,7 +209,7 @@ def volume_from_array(voxels: np.ndarray, affine: np.ndarray, *, name: str) -> V
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below, in words
         voxels_float32 = voxels.astype(np.float32)
     native = array_geometry(voxels.shape, affine.astype(np.float64), where=name)
-    return oriented_volume(voxels_float32, native, name=name, where=name)
+    return oriented_volume(voxels_float32, native, name=name, where=name, nan=nan)
 
 
 def array_geometry(
@@ -218,7 +222,12 @@ def array_geometry(
 
 
 def oriented_volume(
-    voxels: Float32[np.ndarray, "I J K"], native: NativeGeometry, *, name: str, where: object
+    voxels: Float32[np.ndarray, "I J K"],
+    native: NativeGeometry,
+    *,
+    name: str,
+    where: object,
+    nan: NanPolicy = "refuse",
 ) -> Volume:
     """Check voxels in the file's axis order and turn them to RAS+.
 
@@ -227,6 +236,7 @@ def oriented_volume(
         native: The geometry of the file.
         name: Case name.
         where: What an error names: the file as the user gave it.
+        nan: What becomes of voxels that are NaN.
 
     Returns:
         The volume; its voxels are a read-only copy in C order.
@@ -236,11 +246,17 @@ def oriented_volume(
         IntensityError: If voxels are not finite, too large or all the same.
     """
     _check_shape(voxels.shape, where)
-    _check_voxels(voxels, where)
+    voxels, missing = usable_voxels(voxels, nan=nan, where=where)
     voxels_XYZ = np.array(_to_ras(voxels, native.orientation), order="C")
     voxels_XYZ.flags.writeable = False
     to_mm = np.diag([native.mm_per_unit] * 3 + [1.0])
-    return Volume(voxels_XYZ, to_mm @ native.affine @ _ras_to_native_index(native), name, native)
+    return Volume(
+        voxels_XYZ,
+        to_mm @ native.affine @ _ras_to_native_index(native),
+        name,
+        native,
+        missing_XYZ=None if missing is None else np.array(_to_ras(missing, native.orientation), order="C"),
+    )
 
 
 def ras_orientation(affine: np.ndarray, *, where: object) -> Orientation:
@@ -314,36 +330,4 @@ def _check_shape(shape: tuple[int, ...], where: object) -> None:
             found=" x ".join(map(str, shape)),
             expected=f"three axes of at least {MIN_VOXELS_PER_AXIS} voxels",
             remedy="give the whole three-dimensional scan",
-        )
-
-
-def _check_voxels(voxels: Float32[np.ndarray, "I J K"], where: object) -> None:
-    low, high = float(voxels.min()), float(voxels.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        count = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
-        raise IntensityError(
-            "voxels are NaN or infinite",
-            where=where,
-            code="E_NAN",
-            found=f"{count} of {voxels.size}",
-            expected="finite voxels",
-            remedy="find out what wrote them, or replace them by the background's value",
-        )
-    if max(-low, high) > MAX_VOXEL_MAGNITUDE:
-        raise IntensityError(
-            "the voxel values are too large",
-            where=where,
-            code="E_SCALING",
-            found=f"{low:g} to {high:g}",
-            expected=f"at most {MAX_VOXEL_MAGNITUDE:g}",
-            remedy="check the scaling (scl_slope, scl_inter) of the file",
-        )
-    if low == high:
-        raise IntensityError(
-            "all voxels have the same value",
-            where=where,
-            code="E_CONSTANT",
-            found=f"{low:g}",
-            expected="a scan with contrast",
-            remedy="check how the file was made",
         )
