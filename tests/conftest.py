@@ -13,7 +13,8 @@ if os.environ.get("JAXTYPING"):
 
 import pytest
 
-from mendscan.config import DetectionSettings, PreparationSettings, PriorSettings, Settings, VqvaeSettings
+from mendscan.config import Settings
+from tiny_settings import SETTINGS
 
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]
 """No doctest is sought in these: as modules they would all have the same name."""
@@ -21,13 +22,4 @@ collect_ignore_glob = ["conftest.py", "*/conftest.py"]
 
 @pytest.fixture(scope="session")
 def tiny_settings() -> Settings:
-    """A 16×16×8 grid, 8 axial slices, two levels down to 4×4 codes, 12 codes, and the standardised map."""
-    return Settings(
-        preset="tiny",
-        preparation=PreparationSettings(shape_XYZ=(16, 16, 8), fit="resize", intensity="robust"),
-        vqvae=VqvaeSettings(channels=(8, 8, 12), stem_kernel=3, blocks_per_level=1, norm="group", codes=12),
-        prior=PriorSettings(channels=8, blocks=2, layers_per_block=1, key_channels=4, value_channels=8),
-        detection=DetectionSettings(
-            voxel_map="standardised", restorations=4, residual_sigma=1.0, nll_sigma=1.0, threshold_quantile=0.95
-        ),
-    )
+    return SETTINGS

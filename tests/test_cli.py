@@ -1,3 +1,4 @@
+import logging
 import re
 from pathlib import Path
 
@@ -273,3 +274,24 @@ def test_names_are_printed_as_they_are(tmp_path) -> None:
     assert shown.exit_code == 0, shown.output
     assert "[/x] $a$" in shown.output
     assert (out / "evaluation.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\x9b31mb", "a\u202egnp", "a\rb", "a\x07:smile:", "caf\udcff"])
+def test_no_name_moves_colours_hides_or_turns_what_is_shown(tmp_path, monkeypatch, name) -> None:
+    """Neither what commands print, nor their log."""
+    folder = tmp_path / name
+    results_of(folder, detection(f"{name} one", p_value=0.05), failed=(f"{name} two",))
+    (folder / "maps" / f"{name} one.nii.gz").write_bytes(b"no map")
+    report = run("report", "-i", folder, "-o", folder / "page.html")
+    (folder / "scans" / "other.hdr").write_bytes(b"a format that is not read")
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr("mendscan.parallel.available_cores", lambda: 0)
+    training = run("train", "-i", folder / "scans", "-o", tmp_path / "model")
+    with console.capture() as shown:
+        show_detection([detection(name, p_value=0.1).score_row()], folder)
+    assert (report.exit_code, training.exit_code) == (0, 4)
+    assert "not pictured" in report.output
+    assert "WARNING: " in training.output
+    for output in (report.output, training.output, shown.get()):
+        assert "smile" in output or "smile" not in name
+        assert all(character.isprintable() or character == "\n" for character in output), ascii(output)

@@ -142,6 +142,7 @@ def test_a_missing_section_is_named() -> None:
     error = refusal(values)
     assert "vqvae" in error.where
     assert "required" in error.problem
+    assert error.found is None
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from leaks import contents, dated, embedded, hits
 from mendscan.cli import app
 from source_series import write_source_series
 from training.conftest import SMALL, phantom
-from viewer.conftest import asking
+from viewer.asking import asking
 from viewer_results import viewer_over
 
 CANARY = "ZZCANARY^NAME"

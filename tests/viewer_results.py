@@ -121,7 +121,7 @@ def viewer_over(folder: Path, *, token: str | None = None) -> Iterator[int]:
     with listen("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]
         server = uvicorn.Server(server_settings(create_app(folder, open_to("127.0.0.1", port, token))))
-        running = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        running = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         running.start()
         try:
             yield port

@@ -23,8 +23,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
+from mendscan.errors import one_line
 from mendscan.evaluation.measures import FIGURES
+from mendscan.texts import printable
 
 if TYPE_CHECKING:
     from mendscan.cohort.labelled_cohort import LabelledCohort
@@ -56,8 +59,20 @@ __all__ = [
     "show_training",
 ]
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 _ROWS_SHOWN = 25
+
+
+class _PrintableConsole(Console):
+    """A terminal to which nothing is sent as it is that moves, colours, hides or turns what is shown.
+
+    Names of scans and folders are others' words, and may hold escapes.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+console = _PrintableConsole(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 130)
 
 
 class ConsoleProgress:
@@ -194,7 +209,12 @@ def show_detection(rows: Sequence[dict[str, Any]], results: Path) -> None:
         where = f"{row['max_slice_axis']} = {row['max_slice']}"
         why = row["part"] or "the paper's score"
         table.add_row(
-            escape(row["case"]), f"{row['score']:.1f}", f"{row['p_value']:.3f}", why, str(row["findings"]), where
+            escape(one_line(row["case"])),
+            f"{row['score']:.1f}",
+            f"{row['p_value']:.3f}",
+            why,
+            str(row["findings"]),
+            where,
         )
     console.print(table)
     if len(done) > _ROWS_SHOWN:

@@ -20,6 +20,7 @@ from mendscan.errors import (
     SettingsError,
     WriteError,
 )
+from mendscan.texts import printable
 
 __all__ = [
     "EXIT_ALL_FAILED",
@@ -44,9 +45,7 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def guarded(*args: Any, debug: bool = False, **options: Any) -> None:
-        logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
-        for chatty in ("matplotlib", "nibabel", "PIL", "concurrent.futures"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        _log(logging.DEBUG if debug else logging.WARNING)
         try:
             command(*args, **options)
         except MendscanError as error:
@@ -62,6 +61,21 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
     signature = _with_debug(command)
     guarded.__signature__ = signature  # type: ignore[attr-defined]
     return guarded
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Messages name files, and a name may hold what clears a terminal's screen."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def _log(level: int) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PrintableFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    for chatty in ("matplotlib", "nibabel", "PIL", "concurrent.futures"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _with_debug(command: Callable[..., None]) -> Any:

@@ -53,10 +53,14 @@ def _is_memory(outcome: Exception) -> bool:
 
 
 def told_apart(error: WriteError) -> WriteError:
-    """Return an error of writing with the code E_NAME if it is about the name of the scan, not about the folder."""
+    """Return an error of writing, as E_NAME if it is about the name of the scan, not about the folder."""
     cause = error.__cause__
     if isinstance(cause, ValueError) or (isinstance(cause, OSError) and cause.errno in _OF_THE_NAME):
-        error.code = "E_NAME"
+        found = getattr(cause, "strerror", None) or cause
+        remedy = "give the scan another, shorter name"
+        return WriteError(
+            "no results can have the scan's name", where=error.where, code="E_NAME", found=found, remedy=remedy
+        )
     return error
 
 

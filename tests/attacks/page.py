@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -22,7 +21,8 @@ not belong there.  {elsewhere} further rows name the test that holds them.
 
 One line for each problem: where, what, found and expected, what to do.  A scan with an `E_` code fails alone, and a
 batch goes on; a `W_` code goes with a scan that is used all the same:
-[what each means](formats.md#what-a-problem-is-called).  [Check scans](how-to/check.md) before any work.
+[what each means](formats.md#what-a-problem-is-called).  `exit` is what the command ends with; numbers from 400 on are
+the viewer's answers (HTTP).  What is taken says why.  [Check scans](how-to/check.md) before any work.
 
 Not covered: a voxel changed in a file without a checksum (`.nii`, raw NRRD and MetaImage, most DICOM) cannot be
 noticed.
@@ -46,9 +46,9 @@ def page() -> str:
 
 
 def _seen(attack: Attack) -> Outcome:
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return outcome(attack, Path(folder).resolve())
+        return outcome(attack)
 
 
 def _row(row: Attack | Elsewhere, seen: dict[str, Outcome]) -> str:

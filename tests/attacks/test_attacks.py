@@ -17,8 +17,8 @@ SECONDS = 120
 """Nothing takes as long; what waits for ever, such as for a pipe's writer, is ended."""
 
 
-@pytest.fixture(autouse=True)
-def _bounded() -> Iterator[None]:
+@pytest.fixture
+def bounded() -> Iterator[None]:
     def end(*_: object) -> None:
         raise TimeoutError("the attack goes on for ever")
 
@@ -29,10 +29,11 @@ def _bounded() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.usefixtures("bounded")
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("attack", CORPUS, ids=[attack.id for attack in CORPUS])
-def test_it_is_told_in_one_line_and_leaves_nothing(tmp_path: Path, attack: Attack) -> None:
-    came = outcome(attack, tmp_path)
+def test_it_is_told_in_one_line_and_leaves_nothing(attack: Attack) -> None:
+    came = outcome(attack)
     assert came.left <= attack.keeps
     if attack.expected.startswith("W_") or not attack.expected:
         assert came.code == "", came.message

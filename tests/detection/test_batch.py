@@ -21,7 +21,7 @@ from mendscan.detection.detector import Detector
 from mendscan.detection.networks import Networks
 from mendscan.errors import CohortError, ModelError, SettingsError, WriteError
 from mendscan.models.bundle import save_bundle
-from mendscan.results import FINDING_COLUMNS, SCORE_COLUMNS, Detection, read_run, read_scores
+from mendscan.results import FINDING_COLUMNS, SCORE_COLUMNS, Detection, read_results, read_run, read_scores
 from mendscan.volumes.reading import ScanReader
 from mendscan.volumes.writing import make_folder
 
@@ -379,6 +379,29 @@ def test_all_bad_is_a_table_of_failures(detect: Callable[..., Any], tmp_path: Pa
     assert summary.failed == len(summary.rows) == len(codes)
     assert read_scores(tmp_path / "results") == {}
     assert outputs(tmp_path / "results") == {}
+
+
+def test_a_name_too_long_for_results_costs_this_scan_only(
+    detect: Callable[..., Any], three_scans: Path, tmp_path: Path
+) -> None:
+    longest = "x" * 248
+    (three_scans / "c.nii.gz").rename(three_scans / f"{longest}.nii.gz")
+    (three_scans / "b.nii.gz").rename(three_scans / f"{longest[:-1]}é.nii")  # .nii.gz at its end makes 256 bytes
+    for resume in (False, False, True):
+        assert detect(three_scans, tmp_path / "results", resume=resume).failed == 1
+    rows = scores(tmp_path / "results")
+    assert [(row["status"], row["code"]) for row in rows] == [("ok", ""), ("ok", ""), ("failed", "E_NAME")]
+    assert "no results can have the scan's name (found File name too long)" in rows[2]["message"]
+    assert {path.name[0] for path in (tmp_path / "results").rglob("*.nii.gz")} == {"a", "x"}
+    assert len(outputs(tmp_path / "results")) == 4
+
+
+def test_a_name_that_is_no_utf8_is_read_back(detect: Callable[..., Any], three_scans: Path, tmp_path: Path) -> None:
+    (three_scans / "c.nii.gz").rename(three_scans / "caf\udce9.nii.gz")
+    detect(three_scans, tmp_path / "results")
+    case = read_results(tmp_path / "results").case(r"caf\udce9")
+    assert case.has_map
+    assert case.details() is not None
 
 
 def test_messages_never_name_the_folder(detect: Callable[..., Any], tmp_path: Path) -> None:

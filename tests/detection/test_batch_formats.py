@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 
-from detection.conftest import OBLIQUE, WriteScan, head
+from detection.conftest import WriteScan
 from mendscan.detection.batch import detect_folder
 from mendscan.errors import CohortError, SettingsError
 from mendscan.volumes import read_volume
 from mendscan.volumes.pseudonyms import pseudonym
+from tiny_model import OBLIQUE, head
 from volumes.dicom_files import AXIAL, CANARY, with_pixels, write_object, write_series
 
 

@@ -15,7 +15,6 @@ import torch
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 from scipy.stats import betabinom
 
-from detection.conftest import OBLIQUE, head
 from mendscan.cohort.preparing import prepare
 from mendscan.detection.calibration import Calibration, CodeThresholds
 from mendscan.detection.detector import Detector
@@ -38,6 +37,7 @@ from mendscan.errors import (
 from mendscan.results import Detection
 from mendscan.volumes.reading import read_volume
 from mendscan.volumes.volume import volume_from_array
+from tiny_model import OBLIQUE, head
 
 WriteScan = Callable[..., Path]
 SHAPES_ARE_CHECKED = bool(os.environ.get("JAXTYPING"))

@@ -18,7 +18,6 @@ import pydicom
 import pytest
 from typer.testing import CliRunner
 
-from detection.conftest import head
 from mendscan.cli import app
 from mendscan.detection.batch import detect_folder, one_after_the_other
 from mendscan.detection.detector import Detector
@@ -29,6 +28,7 @@ from mendscan.results.figures import save_figure
 from mendscan.volumes.dicom_objects import MOST_SEGMENTS
 from mendscan.volumes.volume import volume_from_array
 from source_series import AXIAL, CANARY, write_source_series
+from tiny_model import head
 
 WriteScan = Callable[..., Path]
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from detection.conftest import OBLIQUE, head
 from mendscan.detection.detector import Detector
 from mendscan.detection.explaining import Stages, explain
 from mendscan.detection.scoring import restoration_weights
 from mendscan.volumes.volume import Volume, volume_from_array
+from tiny_model import OBLIQUE, head
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 import torch
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
-from detection.conftest import OBLIQUE, head
 from detection.test_batch_formats import write_dicom
 from mendscan.detection.detector import Detector
 from mendscan.results import Detection, Finding
+from tiny_model import OBLIQUE, head
 
 PAGE = Path(__file__).parents[2] / "docs" / "determinism.md"
 ROUNDING = 1e-5

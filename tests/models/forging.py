@@ -11,7 +11,8 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-FILES = ("config.json", "plan.json", "model.safetensors", "calibration.json", "split.json", "README.md")
+WEIGHTS = "model.safetensors"
+FILES = ("config.json", "plan.json", WEIGHTS, "calibration.json", "split.json", "README.md")
 
 
 def sign(folder: Path) -> None:
@@ -34,9 +35,9 @@ def part_hash(tensors: dict[str, Tensor], part: str) -> str:
 
 def with_tensors(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
     """Change the tensors, and all hashes with them."""
-    tensors = load((folder / "model.safetensors").read_bytes())
+    tensors = load((folder / WEIGHTS).read_bytes())
     change(tensors)
-    (folder / "model.safetensors").write_bytes(save(tensors))
+    (folder / WEIGHTS).write_bytes(save(tensors))
     parts = {name.partition(".")[0] for name in tensors}
     with_config(folder, lambda config: config.update(parts={part: part_hash(tensors, part) for part in parts}))
 
@@ -51,4 +52,16 @@ def with_json(folder: Path, name: str, change: Callable[[dict[str, Any]], Any]) 
     values = json.loads((folder / name).read_text())
     change(values)
     (folder / name).write_text(json.dumps(values))
+    sign(folder)
+
+
+def with_header(folder: Path, change: Callable[[dict[str, Any]], Any], *, data: bytes | None = None) -> None:
+    """Change the header of the weights, as no library would write it."""
+    raw = (folder / WEIGHTS).read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    changed = change(header)
+    text = (changed if isinstance(changed, str) else json.dumps(header)).encode()
+    body = raw[8 + length :] if data is None else data
+    (folder / WEIGHTS).write_bytes(len(text).to_bytes(8, "little") + text + body)
     sign(folder)

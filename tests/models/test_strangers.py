@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -23,15 +23,13 @@ from detection.conftest import calibration, model_folder, networks  # noqa: F401
 from mendscan.cli import app
 from mendscan.config import Settings
 from mendscan.detection.detector import Detector
-from mendscan.detection.networks import Networks
 from mendscan.detection.verifying import verify_model
 from mendscan.errors import MendscanError, ModelError, SettingsError
 from mendscan.models.bundle import load_bundle, save_bundle
 from mendscan.models.contents import FORMAT_VERSION
 from mendscan.models.skeleton import expected_tensors, least_parameters, networks_of
-from models.forging import part_hash, sign, with_config, with_json, with_tensors
-
-WEIGHTS = "model.safetensors"
+from models.forgeries import BOMBS, HEADERS, TENSORS, WHOLE_FILES, with_other_prior
+from models.forging import WEIGHTS, part_hash, sign, with_config, with_header, with_json, with_tensors
 
 
 @pytest.fixture
@@ -50,18 +48,6 @@ def refused(folder: Path) -> MendscanError:
     return loading.value
 
 
-def with_header(folder: Path, change: Callable[[dict[str, Any]], Any], *, data: bytes | None = None) -> None:
-    """Change the header of the weights, as no library would write it."""
-    raw = (folder / WEIGHTS).read_bytes()
-    length = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8 : 8 + length])
-    changed = change(header)
-    text = (changed if isinstance(changed, str) else json.dumps(header)).encode()
-    body = raw[8 + length :] if data is None else data
-    (folder / WEIGHTS).write_bytes(len(text).to_bytes(8, "little") + text + body)
-    sign(folder)
-
-
 def test_an_honest_model_passes(model: Path) -> None:
     found = verify_model(model)
     assert found.bound
@@ -73,19 +59,6 @@ def test_an_honest_model_passes(model: Path) -> None:
 
 # --- the weights -----------------------------------------------------------------------------------------------------
 
-WHOLE_FILES: dict[str, Callable[[bytes], bytes]] = {
-    "empty": lambda _: b"",
-    "truncated": lambda raw: raw[: len(raw) // 2],
-    "one byte less": lambda raw: raw[:-1],
-    "one byte more": lambda raw: raw + b"\0",
-    "only a header": lambda raw: raw[: 8 + int.from_bytes(raw[:8], "little")],
-    "header longer than the file": lambda raw: (2**62).to_bytes(8, "little") + raw[8:],
-    "no header": lambda raw: bytes(8) + raw[8:],
-    "a pickle": lambda _: b"\x80\x04K\x01." + bytes(99_999),
-    "a .pt file": lambda _: b"PK\x03\x04" + bytes(99_999),
-    "text": lambda _: b"<html>not found</html>",
-}
-
 
 @pytest.mark.parametrize("name", WHOLE_FILES)
 def test_other_bytes_for_weights(model: Path, name: str) -> None:
@@ -95,69 +68,11 @@ def test_other_bytes_for_weights(model: Path, name: str) -> None:
     assert refused(model).code == "E_MODEL_ALTERED"  # the header has
 
 
-def first(header: dict[str, Any]) -> dict[str, Any]:
-    return next(iter(header.values()))
-
-
-def duplicated(header: dict[str, Any]) -> str:
-    name = next(iter(header))
-    return json.dumps(header)[:-1] + f", {json.dumps(name)}: {json.dumps(header[name])}}}"
-
-
-def overlapping(header: dict[str, Any]) -> None:
-    one, other = list(header.values())[:2]
-    other["data_offsets"] = [
-        one["data_offsets"][0],
-        one["data_offsets"][0] + other["data_offsets"][1] - other["data_offsets"][0],
-    ]
-
-
-EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-HEADERS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "duplicate keys": (duplicated, "E_MODEL_ALTERED"),
-    "overlapping tensors": (overlapping, "E_MODEL_ALTERED"),
-    "shape that overflows": (lambda h: first(h).update(shape=[2**62, 2**62, 4]), "E_MODEL_ALTERED"),
-    "negative shape": (lambda h: first(h).update(shape=[-1, -1]), "E_MODEL_ALTERED"),
-    "true for a size": (lambda h: first(h).update(shape=[True]), "E_MODEL_ALTERED"),
-    "fractions": (lambda h: first(h).update(data_offsets=[0.0, 4.0]), "E_MODEL_ALTERED"),
-    "offsets the wrong way": (lambda h: first(h)["data_offsets"].reverse(), "E_MODEL_ALTERED"),
-    "three offsets": (lambda h: first(h)["data_offsets"].append(3), "E_MODEL_ALTERED"),
-    "more keys": (lambda h: first(h).update(code="x"), "E_MODEL_ALTERED"),
-    "no object": (lambda h: h.update({"prior.x": 3}), "E_MODEL_ALTERED"),
-    "NaN": (lambda h: json.dumps(h)[:-1] + ', "prior.x": NaN}', "E_MODEL_ALTERED"),
-    "depth 100 000": (lambda h: '{"a":' * 100_000 + "1" + "}" * 100_000, "E_MODEL_ALTERED"),
-    "unknown type": (lambda h: first(h).update(dtype="PICKLE"), "E_MODEL_ALTERED"),
-    "bfloat16": (lambda h: first(h).update(dtype="BF16"), "E_MODEL_SHAPE"),
-    "100 000 tensors": (
-        lambda h: h.update({f"prior.x{n}": EMPTY for n in range(100_000)}),
-        "E_MODEL_TOO_LARGE",
-    ),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("name", HEADERS)
 def test_a_forged_header(model: Path, name: str) -> None:
     change, code = HEADERS[name]
     with_header(model, change)
     assert refused(model).code == code
-
-
-TENSORS: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
-    "NaN": (lambda t: t["prior.head.bias"].fill_(float("nan")), "E_MODEL_NAN"),
-    "infinity in the calibration": (lambda t: t["calibration.nll_mean"].view(-1)[:1].fill_(-torch.inf), "E_MODEL_NAN"),
-    "missing": (lambda t: t.pop("prior.head.bias"), "E_MODEL_SHAPE"),
-    "one more": (lambda t: t.update({"vqvae.more": torch.zeros(1)}), "E_MODEL_SHAPE"),
-    "of no part": (lambda t: t.update({"more": torch.zeros(1)}), "E_MODEL_SHAPE"),
-    "another shape": (lambda t: t.update({"prior.head.bias": torch.zeros(9)}), "E_MODEL_SHAPE"),
-    "same count, another shape": (
-        lambda t: t.update({"prior.head.bias": t["prior.head.bias"].reshape(2, -1).clone()}),
-        "E_MODEL_SHAPE",
-    ),
-    "float16": (lambda t: t.update({"prior.head.bias": t["prior.head.bias"].half()}), "E_MODEL_SHAPE"),
-    "float64": (lambda t: t.update({"prior.head.bias": t["prior.head.bias"].double()}), "E_MODEL_SHAPE"),
-    "int32": (lambda t: t.update({"prior.head.bias": t["prior.head.bias"].int()}), "E_MODEL_SHAPE"),
-    "escapes in a name": (lambda t: t.update({"\x1b[2J\x1b]0;owned\x07": torch.zeros(1)}), "E_MODEL_SHAPE"),
-}
 
 
 @pytest.mark.parametrize("name", TENSORS)
@@ -177,19 +92,8 @@ def test_metadata_is_ignored_and_never_shown(model: Path) -> None:
 # --- parts and versions ----------------------------------------------------------------------------------------------
 
 
-def test_parts_of_two_runs_do_not_mix(
-    model: Path,
-    tmp_path: Path,
-    tiny_settings: Settings,
-    networks: Networks,  # noqa: F811
-) -> None:
-    """The VQ-VAE of one run and the prior of another, under a new manifest."""
-    torch.manual_seed(1)
-    other = networks_of(tiny_settings)["prior"].eval()
-    tensors = load((model / WEIGHTS).read_bytes())
-    tensors |= {f"prior.{name}": value.contiguous() for name, value in other.state_dict().items()}
-    (model / WEIGHTS).write_bytes(save(tensors))
-    sign(model)
+def test_parts_of_two_runs_do_not_mix(model: Path) -> None:
+    with_other_prior(model)
     error = refused(model)
     assert error.code == "E_MODEL_PARTS"
     assert "prior" in str(error)
@@ -304,21 +208,6 @@ def test_calibration_arrays_that_do_not_fit(model: Path, change: Callable[[dict[
 
 
 # --- size ------------------------------------------------------------------------------------------------------------
-
-BOMBS: dict[str, tuple[str, dict[str, Any]]] = {
-    "100 000 channels of the prior": ("prior", {"channels": 100_000}),
-    "100 000 channels of the VQ-VAE": ("vqvae", {"channels": [100_000, 8, 12]}),
-    "10⁹ blocks": ("prior", {"blocks": 10**9}),
-    "10⁹ layers": ("prior", {"layers_per_block": 10**9}),
-    "10⁹ codes": ("vqvae", {"codes": 10**9}),
-    "a kernel of 10⁹": ("vqvae", {"down_kernel": 10**9 + 1}),
-    "10⁹ restorations": ("detection", {"restorations": 10**9}),
-    "a filter of 10⁹": ("detection", {"mean_pool_SHW": [1, 1, 10**9]}),
-    "a Gaussian of 10⁹": ("detection", {"nll_sigma": 1e9}),
-    "a grid of 10¹²": ("preparation", {"shape_XYZ": [8192, 8192, 8192]}),
-    "10⁹ scored slices": ("preparation", {"scored_slices": 10**9}),
-    "a number of 4 000 digits": ("prior", {"channels": 10**4000}),
-}
 
 
 @pytest.mark.parametrize("name", BOMBS)

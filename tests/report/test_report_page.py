@@ -286,12 +286,15 @@ def test_warnings_of_the_gate_are_shown_with_the_scan_and_in_the_table(tmp_path:
 
 def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     scans = [of_volume(blob_scan("RAS", name=name), blob_map()) for name in HOSTILE]
-    folder = results_of(tmp_path / "r", *scans, failed=("</title><script>alert(3)</script>",))
+    folder = results_of(tmp_path / "r", *scans, failed=("<title><script>alert(3)<!--",))
+    rows = (folder / "scores.csv").read_text()
+    (folder / "scores.csv").write_text(rows.replace("voxels are NaN", "</title><script>alert(5)</script>"))
     (folder / "model-card.md").write_text("# <script>alert(4)</script>\n[x](https://example.org) <b>bold</b>\n")
     page, _ = page_of(folder)
     assert sum(tag == "script" for tag, _ in page.elements) == 1
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
-    for name in (*HOSTILE, "</title><script>alert(3)</script>", "<script>alert(4)</script>"):
+    others = ("<title><script>alert(3)<!--", "<script>alert(4)</script>", "</title><script>alert(5)</script>")
+    for name in (*HOSTILE, *others):
         assert " ".join(name.split()) in page.text
     assert "'=HYPERLINK(1)" in [row["case"] for row in table(tmp_path / "out" / "report-scans.csv")]
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from detection.conftest import OBLIQUE, calibration, detector, head, networks  # noqa: F401
+from detection.conftest import calibration, detector, networks  # noqa: F401
 from mendscan.detection.detector import Detector
 from mendscan.detection.explaining import Stages, explain
 from mendscan.evaluation.folders import evaluate_folder
 from mendscan.report.stage_figures import draw_code_likelihoods, draw_restorations, draw_stages, draw_voxel_scores
 from mendscan.volumes.maps import write_labels, write_map
 from mendscan.volumes.volume import Volume, volume_from_array
+from tiny_model import OBLIQUE, head
 
 
 @pytest.fixture(scope="module")

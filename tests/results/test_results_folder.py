@@ -9,8 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mendscan.errors import GeometryError, ResultsError, WriteError
+from mendscan.errors import GeometryError, ResultsError, WriteError, one_line
+from mendscan.report.report import write_report
 from mendscan.results import Detection, GateWarning, read_results
+from mendscan.results.figures import draw_detection, png_of
 from mendscan.volumes.remarks import Remark
 from mendscan.volumes.volume import volume_from_array
 from result_folders import AFFINE, FINDING, NLL, detection, results_of
@@ -125,3 +127,30 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> No
     with pytest.raises(WriteError, match="no file name"):
         detection(name, p_value=0.5).save(tmp_path / "results")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "..", "", "/etc/passwd"])
+def test_a_table_whose_names_lead_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    folder = results_of(tmp_path / "results", detection("a", p_value=0.5))
+    for table in ("scores.csv", "findings.csv"):
+        text = (folder / table).read_text()
+        (folder / table).write_text(text.replace("\na,", f"\n{name},"))
+    with pytest.raises(ResultsError, match=r"scores.csv: the name of a scan is no file name \(found '.*'\)"):
+        read_results(folder)
+
+
+def test_a_scan_whose_name_is_too_long_for_files_has_none(tmp_path: Path) -> None:
+    folder = results_of(tmp_path / "results", detection("a", p_value=0.5), failed=("x" * 251,))
+    (folder / "scores.csv").write_text((folder / "scores.csv").read_text().replace("\na,", f"\n{'y' * 255},"))
+    for case in read_results(folder).cases:
+        assert not case.has_map
+        assert case.details() is None
+    write_report(folder, tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("name", ["a$^$b", r"a\$^$b", "$", "\x1b[2J", "caf\udce9", "名前", "a\r\nb", "x" * 251])
+def test_a_picture_shows_any_name_as_it_is(name: str) -> None:
+    drawn = detection(name, p_value=0.5)
+    assert png_of(drawn).startswith(b"\x89PNG")
+    caption = draw_detection(drawn).get_suptitle()
+    assert caption.startswith(one_line(name).replace("$", r"\$"))

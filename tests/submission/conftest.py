@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from detection.conftest import OBLIQUE, calibration, detector, head, model_folder, networks, write_scan  # noqa: F401
+from detection.conftest import calibration, detector, model_folder, networks, write_scan  # noqa: F401
 from mendscan.detection.calibration import Calibration
 from mendscan.detection.networks import Networks
 from mendscan.models.bundle import save_bundle
 from mendscan.submission.building import write_submission
 from mendscan.submission.challenge import Anatomy
+from tiny_model import OBLIQUE, head
 
 SHAPES = {"brain": (18, 14, 11), "abdom": (16, 15, 12)}
 N_CASES = 3

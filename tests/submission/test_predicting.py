@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from detection.conftest import OBLIQUE, head
 from mendscan.cli import app
 from mendscan.config import DetectionSettings
 from mendscan.detection.calibration import Calibration
@@ -27,6 +26,7 @@ from mendscan.submission.inspecting import inspect_prediction
 from mendscan.submission.predicting import predict_folder
 from mendscan.submission.ranks import challenge_map, challenge_score
 from mendscan.volumes.reading import read_volume
+from tiny_model import OBLIQUE, head
 
 
 def run(*arguments: object):

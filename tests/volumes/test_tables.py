@@ -10,21 +10,45 @@ from hypothesis import strategies as st
 from mendscan.errors import ResultsError, WriteError
 from mendscan.volumes.tables import read_csv, write_csv
 
+FORMULAS = tuple("=+-@＝＋－＠")
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1, max_size=5))
-def test_any_text_comes_back(tmp_path_factory, names):
+
+@given(st.lists(ANY_TEXT | st.text("=-;,\t\n'\" a"), min_size=1, max_size=5))
+def test_any_text_comes_back_and_is_no_formula(tmp_path_factory, names):
     path = tmp_path_factory.mktemp("tables") / "a.csv"
-    write_csv(path, [{"case": name, "number": index} for index, name in enumerate(names)], ["case", "number"])
-    assert [row["case"] for row in read_csv(path, ["case"])] == names
+    write_csv(path, [{"case": name, "note": name} for name in names], ["case", "note"])
+    assert [(row["case"], row["note"]) for row in read_csv(path, ["case"])] == [(name, name) for name in names]
+    for separator in (",", ";", "\t"):  # as spreadsheets of different countries read it
+        with path.open(newline="", encoding="utf-8") as opened:
+            cells = [cell for row in csv.reader(opened, delimiter=separator) for cell in row]
+        assert not [cell for cell in cells if cell.lstrip("\t\r\n").startswith(FORMULAS)]
 
 
-@pytest.mark.parametrize("name", ["-q", "=cmd", "'-q", "''=x", "'", "it's", "\t1", "@a"])
-def test_a_guarded_name_comes_back_and_is_no_formula(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("-q", "'-q"),
+        ("=cmd", "'=cmd"),
+        ("'-q", "''-q"),
+        ("''=x", "'''=x"),
+        ("'", "'"),
+        ("it's", "it's"),
+        ("\t1", "'\t1"),
+        ("@a", "'@a"),
+        ("＝a", "'＝a"),
+        ("a;=cmd()", "a;'=cmd()"),
+        ('a;"=cmd()', "a;'\"=cmd()"),
+        ("a; -q", "a; -q"),
+        ("T1-weighted", "T1-weighted"),
+    ],
+)
+def test_what_would_be_a_formula_is_guarded_and_comes_back(tmp_path, name, written):
     write_csv(tmp_path / "a.csv", [{"case": name}], ["case"])
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as opened:
+        assert list(csv.reader(opened))[1] == [written]
     (row,) = read_csv(tmp_path / "a.csv", ["case"])
     assert row["case"] == name
-    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as opened:
-        assert not list(csv.reader(opened))[1][0].startswith(tuple("=+-@\t\r"))
 
 
 def test_csv_guards_text_against_formulas_and_leaves_numbers(tmp_path):

@@ -114,9 +114,9 @@ def _as_settings_error(error: ValidationError, where: object) -> SettingsError:
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(first["loc"][-1]), _all_keys(Settings), n=1)
         remedy = f"did you mean {near[0]!r}?" if near else remedy
-    return SettingsError(
-        first["msg"].lower(), where=f"{where}: {location[:200]}", found=_shown(first["input"]), remedy=remedy
-    )
+    # Where a setting is missing, the input is all the others.
+    found = None if first["type"] == "missing" else _shown(first["input"])
+    return SettingsError(first["msg"].lower(), where=f"{where}: {location[:200]}", found=found, remedy=remedy)
 
 
 def _all_keys(model: type[BaseModel]) -> list[str]:
@@ -167,8 +167,14 @@ def _check_shapes(settings: Settings, where: object) -> None:
 def _check_preparation(settings: Settings, where: object) -> None:
     if settings.preparation.fit == "resample" and settings.preparation.spacing_mm is None:
         raise SettingsError("preparation.spacing_mm is missing", where=where, remedy="give it for fit=resample")
-    if settings.slices <= 2 * settings.preparation.training_margin_slices:
-        raise SettingsError("training_margin_slices leaves no slice to train on", where=where, found=settings.slices)
+    margin = settings.preparation.training_margin_slices
+    if settings.slices <= 2 * margin:
+        raise SettingsError(
+            "preparation.training_margin_slices leaves no slice to train on",
+            where=where,
+            found=f"{margin} at either end of {settings.slices} slices",
+            expected="less than half of them",
+        )
 
 
 def _check_evidence(settings: Settings, where: object) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from mendscan.cohort.anomalies import Anomaly
 from mendscan.cohort.labelled_cohort import LabelledCohort
 from mendscan.cohort.preparing import Prepared
-from mendscan.results.planes import PLANES, label_sides, shown_slice, upright
+from mendscan.results.planes import PLANES, as_drawn, label_sides, shown_slice, upright
 from mendscan.volumes.reading import read_volume
 from mendscan.volumes.volume import Volume
 
@@ -32,9 +32,8 @@ def draw_scans(volumes: Sequence[Volume]) -> Figure:
             _show(grid[row, column], volume, volume.voxels_XYZ, row, volume.shape[row] // 2, (low, high))
             label_sides(grid[row, column], plane, size=7.0, colour="#7fb3ff")
         across, up, through = volume.spacing_mm
-        title = (
-            f"{volume.name}\n{_times(volume.shape)} voxels\n{across:.1f}×{up:.1f}×{through:.1f} mm\nup to {high:.4g}"
-        )
+        size = f"{_times(volume.shape)} voxels\n{across:.1f}×{up:.1f}×{through:.1f} mm"
+        title = f"{as_drawn(volume.name)}\n{size}\nup to {high:.4g}"
         grid[0, column].set_title(title, color="#cccccc", fontsize=8)
     figure.supxlabel(f"in RAS+, left on the left (neurological convention); {_NOTICE}", color="#cccccc", fontsize=8)
     return figure
@@ -50,7 +49,7 @@ def draw_prepared(volumes: Sequence[Volume], prepared: Sequence[Prepared]) -> Fi
             float(np.clip(middle * on_grid.grid.scale[axis] + on_grid.grid.offset[axis], 0, volume.shape[axis] - 1))
         )
         _show(above, volume, volume.voxels_XYZ, axis, index, tuple(np.percentile(volume.voxels_XYZ, (0.5, 99.7))))
-        above.set_title(f"{volume.name}\nscan, slice {index}", color="#cccccc", fontsize=8)
+        above.set_title(f"{as_drawn(volume.name)}\nscan, slice {index}", color="#cccccc", fontsize=8)
         across, up = np.delete(on_grid.grid.model_spacing_mm(volume.affine), axis)
         image = below.imshow(
             upright(on_grid.slices_SHW[middle], on_grid.slice_view),
@@ -74,10 +73,9 @@ def draw_intensities(volumes: Sequence[Volume], prepared: Sequence[Prepared]) ->
     for volume, on_grid in zip(volumes, prepared, strict=True):
         raw = volume.voxels_XYZ[volume.voxels_XYZ > volume.voxels_XYZ.min()]
         bins = np.geomspace(max(float(raw.min()), float(raw.max()) * 1e-3), float(raw.max()), 80)
-        stored.hist(raw, bins=bins.tolist(), histtype="step", density=True, label=volume.name)
-        ready.hist(
-            on_grid.slices_SHW[on_grid.foreground_SHW], bins=80, histtype="step", density=True, label=volume.name
-        )
+        stored.hist(raw, bins=bins.tolist(), histtype="step", density=True)
+        seen = on_grid.slices_SHW[on_grid.foreground_SHW]
+        ready.hist(seen, bins=80, histtype="step", density=True, label=as_drawn(volume.name))
     stored.set(title="as stored: every scan has its own unit", xlabel="intensity", xscale="log", yscale="log")
     ready.set(title="as prepared: one scale", xlabel="standard deviations from the scan's own mean")
     for axes in (stored, ready):
@@ -123,7 +121,7 @@ def _show(place: Any, volume: Volume, values_XYZ: Any, axis: int, index: int, wi
 
 def _anomaly_title(case: str, anomaly: Anomaly) -> str:
     size = "whole scan" if anomaly.radius_mm is None else f"radius {anomaly.radius_mm:.0f} mm"
-    return f"{case}\n{anomaly.kind}\n{anomaly.contrast}, {size}"
+    return f"{as_drawn(case)}\n{anomaly.kind}\n{anomaly.contrast}, {size}"
 
 
 def _times(values: Sequence[int]) -> str:

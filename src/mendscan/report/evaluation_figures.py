@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from mendscan.evaluation.lesions import FALSE_POSITIVES_PER_SCAN, froc
 from mendscan.evaluation.metrics import Evaluation
+from mendscan.results.planes import as_drawn
 from mendscan.volumes.writing import write_bytes
 
 __all__ = ["draw_evaluation", "save_evaluation_figure"]
@@ -155,7 +156,7 @@ def _p_values(axes: Axes, evaluation: Evaluation) -> bool:
 def _strata(axes: Axes, evaluation: Evaluation) -> bool:
     axes.set_title("AUROC by stratum (red: voxels, violet: scans)", fontsize=10)
     rows = [
-        (f"{stratum.name} ({stratum.anomalies})".replace("$", r"\$"), stratum.figures[name], stratum.family)
+        (f"{as_drawn(stratum.name)} ({stratum.anomalies})", stratum.figures[name], stratum.family)
         for stratum in evaluation.strata
         for name in _STRATUM_FIGURES
         if name in stratum.figures and math.isfinite(stratum.figures[name].estimate)

@@ -13,6 +13,7 @@ from mendscan.errors import ScanError
 from mendscan.report.layers import encode_colours, encode_grey, grey_window, outline, to_grey
 from mendscan.report.views import View, choose_views
 from mendscan.results import ResultCase
+from mendscan.results.layout import is_there
 from mendscan.results.planes import PLANES, shown_slice
 from mendscan.shapes import VoxelsXYZ
 from mendscan.volumes.volume import Volume
@@ -148,7 +149,7 @@ def picture_case(
 
 def _missing(case: ResultCase) -> str:
     files = {"scan": case.scan_path, "map": case.map_path, "restoration": case.restored_path}
-    missing = [name for name, path in files.items() if not path.is_file()]
+    missing = [name for name, path in files.items() if not is_there(path)]
     if len(missing) == len(files):
         return "the folder has no scans and maps: it was made with --no-maps"
     return f"no {' and no '.join(missing)} in the folder: it is of an earlier version, or files were removed"

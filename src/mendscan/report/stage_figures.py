@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from mendscan.detection.explaining import Stages
 from mendscan.evaluation.metrics import Evaluation
-from mendscan.results.planes import PLANES, label_sides, upright
+from mendscan.results.planes import PLANES, as_drawn, label_sides, upright
 from mendscan.volumes.volume import Volume
 
 __all__ = ["draw_code_likelihoods", "draw_restorations", "draw_stages", "draw_voxel_scores"]
@@ -122,7 +122,12 @@ def draw_code_likelihoods(stages: Stages, *, label: Volume) -> Figure:
         axes.hist(chosen, bins=bins, density=True, alpha=0.55, color=colour, label=f"{name} ({chosen.size})")
     for name, nats, style in (("λ_p", stages.thresholds.restoration, "--"), ("λ_s", stages.thresholds.score, ":")):
         axes.axvline(nats, color="black", ls=style, label=f"{name} = {nats:.1f} nats, from healthy scans")
-    axes.set(title=f"{stages.volume.name}: code NLL", xlabel="−log p of a code, nats", ylabel="density", yscale="log")
+    axes.set(
+        title=f"{as_drawn(stages.volume.name)}: code NLL",
+        xlabel="−log p of a code, nats",
+        ylabel="density",
+        yscale="log",
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
     return figure
@@ -200,6 +205,6 @@ def _caption(stages: Stages, *, outlined: bool) -> str:
     plane = PLANES[stages.prepared.slice_axis][0]
     label = "; outlined: the label, which the model never sees" if outlined else ""
     return (
-        f"{stages.volume.name}, {plane} slice {stages.encoded.at[stages.row]} of the model grid "
+        f"{as_drawn(stages.volume.name)}, {plane} slice {stages.encoded.at[stages.row]} of the model grid "
         f"(coordinate {stages.position:+.2f}){label}\n{_NOTICE}"
     )

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from mendscan.errors import WriteError
 from mendscan.parallel import available_cores, each_in_threads
 from mendscan.results.components import Finding
-from mendscan.results.layout import DETAILS, MAPS, RESTORED, SCANS
+from mendscan.results.layout import DETAILS, MAPS, RESTORED, SCANS, is_file_name
 from mendscan.shapes import VoxelsXYZ
 from mendscan.volumes.maps import write_map, write_scan
 from mendscan.volumes.volume import Volume
@@ -150,7 +150,7 @@ class Detection:
         Raises:
             WriteError: If the scan's name cannot be that of a file (E_NAME), or a file cannot be written.
         """
-        if self.case in ("", "..") or Path(self.case).name != self.case:
+        if not is_file_name(self.case):
             raise WriteError("the name of the scan is no file name", where=repr(self.case), code="E_NAME")
         name = f"{self.case}.nii.gz"
         jobs = [

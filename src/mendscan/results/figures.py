@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxtyping import Float
 
 from mendscan.results.detection import Detection
 from mendscan.results.layout import FIGURES
-from mendscan.results.planes import PLANES, label_sides, shown_slice
+from mendscan.results.planes import PLANES, as_drawn, label_sides, shown_slice
 from mendscan.volumes.writing import make_folder, write_bytes
 
 __all__ = ["draw_detection", "png_of", "save_figure"]
@@ -31,7 +32,9 @@ def save_figure(detection: Detection, folder: Path) -> None:
 def png_of(detection: Detection) -> bytes:
     """Return the picture of a detection with a map as a PNG file; the same detection gives the same bytes."""
     buffer = io.BytesIO()
-    draw_detection(detection).savefig(buffer, format="png", dpi=90, facecolor="black", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a name in a script that the font does not have
+        draw_detection(detection).savefig(buffer, format="png", dpi=90, facecolor="black", metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -98,7 +101,7 @@ def _label(place: Any, slice_axis: str, index: int) -> None:
 def _caption(detection: Detection) -> str:
     volume = sum(finding.volume_mm3 for finding in detection.findings)
     return (
-        f"{detection.case}   score {detection.score:.1f}{_unit(detection)}, p = {detection.p_value:.3f}   "
+        f"{as_drawn(detection.case)}   score {detection.score:.1f}{_unit(detection)}, p = {detection.p_value:.3f}   "
         f"{len(detection.findings)} findings, {volume:,.0f} mm³ above the healthy threshold\n"
         "research use only: unlikely under the healthy training scans, not a diagnosis"
     )

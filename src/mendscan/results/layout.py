@@ -22,7 +22,6 @@ file                         content
 from __future__ import annotations
 
 import errno
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -109,6 +108,8 @@ _FILES_OF_A_CASE = (
 )
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
 """What `mendscan.volumes.writing` calls a file until it is complete."""
+_NOT_THERE = (errno.ENOTDIR, errno.ENAMETOOLONG)
+"""What the system says of files that cannot be there: where a scan has the longest of names, its results have none."""
 SUBFOLDERS = tuple(sorted({name for name, _ in _FILES_OF_A_CASE} | {RECORDS}))
 """Folders that a run writes files to."""
 
@@ -129,8 +130,7 @@ def write_results(
 def files_of_case(folder: Path, case: str) -> dict[str, Path]:
     """Return the files that a results folder has of a case, by their path in it; without its record."""
     paths = {f"{name}/{case}{suffix}": folder / name / f"{case}{suffix}" for name, suffix in _FILES_OF_A_CASE}
-    # Of a name that is too long, a path's own is_file raises.
-    return {name: path for name, path in paths.items() if os.path.isfile(path)}  # noqa: PTH113
+    return {name: path for name, path in paths.items() if is_there(path)}
 
 
 def forget_case(folder: Path, case: str) -> None:
@@ -159,14 +159,27 @@ def remove(path: Path) -> None:
     """
     try:
         path.unlink(missing_ok=True)
-    except NotADirectoryError:
-        return
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # no file has such a name
+        if error.errno in _NOT_THERE:
             return
         raise WriteError(
             "an old file cannot be removed", where=path, found=error.strerror, remedy="check whose folder it is"
         ) from error
+
+
+def is_file_name(case: str) -> bool:
+    """Return whether files can be called after a case, so that they lie in the folders of the results."""
+    return case not in ("", "..") and Path(case).name == case
+
+
+def is_there(path: Path) -> bool:
+    """Return whether a file of results is there; not if it cannot be, for its name is too long."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return False
+        raise
 
 
 def read_scores(folder: Path) -> dict[str, float]:

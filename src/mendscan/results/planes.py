@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-__all__ = ["PLANES", "label_sides", "shown_slice", "upright"]
+from mendscan.errors import one_line
+
+__all__ = ["PLANES", "as_drawn", "label_sides", "shown_slice", "upright"]
 
 PLANES = {
     "X": ("sagittal", "P", "A", "S", "I"),
@@ -37,3 +39,13 @@ def label_sides(place: Any, slice_axis: str, *, size: float = 8.0, colour: str =
     style = {"color": colour, "fontsize": size, "transform": place.transAxes, "ha": "center", "va": "center"}
     for x, y, text in ((0.03, 0.5, left), (0.97, 0.5, right), (0.5, 0.97, above), (0.5, 0.03, below)):
         place.text(x, y, text, **style)
+
+
+def as_drawn(name: str) -> str:
+    r"""Return a name that others gave as matplotlib draws it as it is: one line, no formula between dollar signs.
+
+    Example:
+        >>> print(as_drawn("a$^$b"))
+        a\$^\$b
+    """
+    return one_line(name).replace("$", r"\$")

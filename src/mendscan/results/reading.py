@@ -21,6 +21,8 @@ from mendscan.results.layout import (
     RESTORED,
     SCANS,
     SCORE_COLUMNS,
+    is_file_name,
+    is_there,
     read_run,
 )
 from mendscan.shapes import VoxelsXYZ
@@ -97,7 +99,7 @@ class ResultCase:
     @property
     def has_map(self) -> bool:
         """Whether scan, map and restoration are there to be looked at."""
-        return all(path.is_file() for path in (self.scan_path, self.map_path, self.restored_path))
+        return all(is_there(path) for path in (self.scan_path, self.map_path, self.restored_path))
 
     @property
     def scan_path(self) -> Path:
@@ -159,7 +161,7 @@ class ResultCase:
             ResultsError: If the file is damaged.
         """
         path = self.folder / DETAILS / f"{self.name}.json"
-        if not path.is_file():
+        if not is_there(path):
             return None
         try:
             return _details(read_json(path))
@@ -212,9 +214,13 @@ def read_results(folder: str | Path) -> Results:
     for row in read_csv(folder / "findings.csv", FINDING_COLUMNS, key=("case", "finding")):
         findings.setdefault(row["case"], []).append(_finding(row, folder / "findings.csv"))
     needed = [column for column in SCORE_COLUMNS if column != "warnings"]
+    rows = read_csv(folder / "scores.csv", needed, key=("case",))
+    for row in rows:
+        if not is_file_name(row["case"]):
+            table, name = folder / "scores.csv", repr(row["case"])
+            raise ResultsError("the name of a scan is no file name", where=table, found=name, remedy=_REMEDY)
     cases = [
-        ResultCase(row["case"], {"warnings": ""} | row, tuple(findings.get(row["case"], ())), folder)
-        for row in read_csv(folder / "scores.csv", needed, key=("case",))
+        ResultCase(row["case"], {"warnings": ""} | row, tuple(findings.get(row["case"], ())), folder) for row in rows
     ]
     card = folder / MODEL_CARD
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""

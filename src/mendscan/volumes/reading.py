@@ -174,11 +174,13 @@ def comes_from_dicom(scan: Path) -> bool:
 def case_name(path: str | os.PathLike[str]) -> str:
     """Return the name of a file without ``.nii.gz``, ``.nrrd``, ``.dcm`` and the like, or that of a folder.
 
+    Bytes that are no UTF-8 become escapes, as in tables: the files of results have names that these can hold.
+
     Example:
         >>> case_name("scans/sub-01_T1w.nii.gz")
         'sub-01_T1w'
     """
-    name = folder_name(Path(path))
+    name = folder_name(Path(path)).encode("utf-8", "backslashreplace").decode()
     for suffix in (*SCAN_SUFFIXES, ".dcm"):
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]

@@ -16,14 +16,17 @@ from mendscan.volumes.writing import write_text
 
 __all__ = ["read_csv", "write_csv"]
 
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""Text that a spreadsheet takes for a formula, or that would be read as guarded."""
+_CELL = r"(?:\A|(?<=[;\t\r\n]))"
+"""Where a spreadsheet may begin a cell: those of many countries do behind a semicolon, in the midst of a text, too."""
+_FORMULA = r"(?=[\"']*[=+\-@\t\r\n＝＋－＠])"
+"""What it takes for a formula, its full-width forms too, with the quotes that it takes away or that guard it."""
+_UNGUARDED, _GUARDED = re.compile(f"{_CELL}{_FORMULA}"), re.compile(f"{_CELL}'{_FORMULA}")
 
 
 def write_csv(path: str | os.PathLike[str], rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
     """Write a table as CSV, atomically.
 
-    Text that a spreadsheet would take for a formula is given a leading apostrophe; numbers stay as they are.
+    Text that a spreadsheet would take for a formula is given an apostrophe before it; numbers stay as they are.
 
     Args:
         path: The file; its folder must exist.
@@ -49,7 +52,7 @@ def read_csv(path: str | os.PathLike[str], columns: Sequence[str], *, key: Seque
         key: Columns whose cells together name a row: no two rows may have the same.
 
     Returns:
-        The rows, column to cell as text, without the apostrophe that guards a cell.
+        The rows, column to cell as text, without the apostrophes that guard against formulas.
 
     Raises:
         ResultsError: If it cannot be read, columns are missing, or a row is too short or occurs twice.
@@ -106,9 +109,8 @@ def _guarded(value: object) -> object:
         return ""
     if isinstance(value, bool | int | float | np.number | np.bool_):
         return value
-    text = str(value)
-    return f"'{text}" if _FORMULA.match(text) else text
+    return _UNGUARDED.sub("'", str(value))
 
 
 def _unguarded(text: str) -> str:
-    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+    return _GUARDED.sub("", text)
