@@ -147,9 +147,7 @@ def detect_folder(
 
 
 def _check_first(cases: Sequence[Case], reader: ScanReader, *, workers: int, progress: Progress) -> None:
-    """Say of all scans at once what is wrong with them, before the long work; a single one is read right away."""
-    if len(cases) == 1:
-        return
+    """Say of all scans at once what is wrong or odd with them, before the long work."""
     rows = check_each([(case.path, case.pseudonym) for case in cases], reader, workers=workers, progress=progress)
     failed = [f"{row.code} {Path(row.path).name}" for row in rows if row.code]
     if failed:

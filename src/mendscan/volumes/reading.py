@@ -117,8 +117,9 @@ class ScanReader:
     strict: bool = False
 
     def __call__(self, path: str | os.PathLike[str], *, name: str | None = None) -> Volume:
-        """Read a scan, as `read_volume`."""
-        return read_volume(path, name=name, max_bytes=self.max_bytes, nan=self.nan, strict=self.strict)
+        """Read a scan, as `read_volume`; what is odd about it is not logged, for folders are checked as a whole."""
+        with remarks_kept():
+            return read_volume(path, name=name, max_bytes=self.max_bytes, nan=self.nan, strict=self.strict)
 
 
 STANDARD_READER = ScanReader()
