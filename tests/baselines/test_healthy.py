@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mendscan.baselines.healthy import HealthyCohort
 from mendscan.cohort.preparing import prepare
+from mendscan.cohort.store import Split
 from mendscan.errors import CohortError, ModelError
 from mendscan.models.folder import LISTED, digest, manifest_text
 from mendscan.volumes.reading import read_volume
@@ -63,6 +65,13 @@ def test_a_missing_scan_is_an_error(cohort, files, tmp_path):
 def test_a_folder_without_a_model_is_an_error(tmp_path):
     with pytest.raises(ModelError, match="not a complete model"):
         HealthyCohort.of_model(tmp_path, tmp_path, tmp_path / "work")
+
+
+def test_a_model_whose_scans_are_not_known_is_an_error(cohort, tmp_path):
+    imported = replace(cohort, split=Split((), (), cohort.split.calibration))
+    model = model_folder(tmp_path / "model", imported)
+    with pytest.raises(ModelError, match="not known which scans"):
+        HealthyCohort.of_model(model, tmp_path, tmp_path / "work")
 
 
 def test_a_plan_that_was_changed_is_an_error(cohort, tmp_path):

@@ -15,7 +15,7 @@ from mendscan.cohort.preparing import Prepared, prepare
 from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort
 from mendscan.config import PreparationSettings, Settings, parse_settings
 from mendscan.detection.devices import choose_device
-from mendscan.errors import CohortError, ScanError
+from mendscan.errors import CohortError, ModelError, ScanError
 from mendscan.models.folder import ModelFolder
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress, Silent
@@ -112,12 +112,19 @@ class HealthyCohort:
             progress: Told how far the work is.
 
         Raises:
-            ModelError: If the folder is no model, or a file of it is not the one that was saved.
+            ModelError: If the folder is no model, a file of it is not the one that was saved, or it was imported.
             CohortError: If a scan that the model was trained on is not in `healthy`.
         """
         folder, told = ModelFolder.open(Path(model)), progress or Silent()
         settings = parse_settings(folder.read_json("config.json")["settings"], where=folder.path / "config.json")
-        split = Split(**{part: tuple(hashes) for part, hashes in folder.read_json("split.json").items()})
+        parts = folder.read_json("split.json")
+        if not parts.get("train"):
+            raise ModelError(
+                "it is not known which scans the model was trained on",
+                where=model,
+                remedy="give a model that mendscan train made: baselines learn from the same scans",
+            )
+        split = Split(**{part: tuple(hashes) for part, hashes in parts.items()})
         paths, facts = measure_cohort(find_scans(healthy), told)
         files = {fact.content_hash: path for fact, path in zip(facts, paths, strict=True)}
         return cls.of_files(files, settings, split, work, device=device, progress=told)
