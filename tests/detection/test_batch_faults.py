@@ -180,6 +180,16 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_nobody_has_to_listen(model_folder: Path, scans: Path, tmp_path: Path) -> None:
+    few = pick(scans, tmp_path / "few", "az")
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does when it has seen enough
+    told = command(model_folder, few, tmp_path / "results", "--workers", 1)
+    assert subprocess.run(told, stdout=writer, stderr=writer, check=False).returncode == 0
+    os.close(writer)
+    assert {case.name: case.failed for case in read_results(tmp_path / "results").cases} == {"a": False, "z": False}
+
+
 # --- the disk --------------------------------------------------------------------------------------------------------
 
 
