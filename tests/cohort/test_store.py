@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
 import gzip
 import hashlib
+import os
 from functools import partial
 from pathlib import Path
 
