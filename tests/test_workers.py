@@ -104,6 +104,27 @@ def test_a_process_that_is_stopped_goes_on_or_is_ended(tmp_path: Path, goes_on: 
     assert found[0] == "went on" if goes_on else type(found[0]) is WorkerTimedOut
 
 
+def nap(folder: Path) -> str:
+    (folder / "begun").write_text("")
+    time.sleep(1.0)
+    return "rested"
+
+
+def test_time_when_all_were_stopped_does_not_count(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom mendscan.parallel import each_outcome\nfrom test_workers import nap\n"
+        "print(list(each_outcome(nap, [(Path(sys.argv[1]),)], workers=1, timeout_s=4.0)))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    told = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(told, env=environment, stdout=subprocess.PIPE, start_new_session=True) as parent:
+        wait_until((tmp_path / "begun").exists)
+        os.killpg(parent.pid, signal.SIGSTOP)
+        time.sleep(5.0)
+        os.killpg(parent.pid, signal.SIGCONT)
+        assert parent.communicate(timeout=60)[0] == b"[(0, 'rested')]\n"
+
+
 def fail() -> None:
     raise ScanError("not ready")
 
