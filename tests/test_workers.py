@@ -112,7 +112,8 @@ def nap(folder: Path) -> str:
 
 def test_time_when_all_were_stopped_does_not_count(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom mendscan.parallel import each_outcome\nfrom test_workers import nap\n"
+        "import sys\nfrom pathlib import Path\nfrom mendscan.parallel import each_outcome\n"
+        "from test_workers import nap\n"
         "print(list(each_outcome(nap, [(Path(sys.argv[1]),)], workers=1, timeout_s=4.0)))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}

@@ -131,7 +131,7 @@ class _Crew:
                 yield worker.job, WorkerTimedOut(f"took longer than {self._timeout_s:g} s")
 
     def _heard(self) -> list[Any]:
-        """Wait until a process says something, ends or may have taken too long; time when all were stopped is given back.
+        """Wait until a process speaks, ends or may have taken too long; time when all were stopped is given back.
 
         Ctrl-Z and batch systems stop this process and its children alike, and go on later.
         """
