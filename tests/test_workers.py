@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -71,6 +72,58 @@ def test_here_too_an_exception_is_an_outcome_unless_it_was_not_expected() -> Non
     for workers in (0, 1):
         with pytest.raises(MemoryError):
             list(each_in_processes(meet, jobs, expected=ScanError, workers=workers))
+
+
+def rest(folder: Path, number: int) -> str:
+    (folder / f"{number}-{os.getpid()}").write_text("")
+    os.kill(os.getpid(), number)
+    return "went on"
+
+
+def test_signals_to_a_process_alone(tmp_path: Path) -> None:
+    """One that is told to end costs its job; those meant for whoever started it are not heard."""
+    told = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    found = dict(each_outcome(rest, [(tmp_path, number) for number in told], workers=1))
+    assert str(found[0]) == "its process was ended by SIGTERM"
+    assert [found[index] for index in (1, 2, 3)] == ["went on"] * 3
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_process_that_is_stopped_goes_on_or_is_ended(tmp_path: Path, goes_on: bool) -> None:
+    def let_it_go_on() -> None:
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 1)
+        (path,) = tmp_path.iterdir()
+        process = int(path.name.partition("-")[2])
+        wait_until(lambda: Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        os.kill(process, signal.SIGCONT)
+
+    helper = threading.Thread(target=let_it_go_on if goes_on else int)
+    helper.start()
+    found = dict(each_outcome(rest, [(tmp_path, signal.SIGSTOP)], workers=1, timeout_s=60.0 if goes_on else 1.0))
+    helper.join()
+    assert found[0] == "went on" if goes_on else type(found[0]) is WorkerTimedOut
+
+
+def nap(folder: Path) -> str:
+    (folder / "begun").write_text("")
+    time.sleep(1.0)
+    return "rested"
+
+
+def test_time_when_all_were_stopped_does_not_count(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom mendscan.parallel import each_outcome\n"
+        "from test_workers import nap\n"
+        "print(list(each_outcome(nap, [(Path(sys.argv[1]),)], workers=1, timeout_s=4.0)))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    told = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(told, env=environment, stdout=subprocess.PIPE, start_new_session=True) as parent:
+        wait_until((tmp_path / "begun").exists)
+        os.killpg(parent.pid, signal.SIGSTOP)
+        time.sleep(5.0)
+        os.killpg(parent.pid, signal.SIGCONT)
+        assert parent.communicate(timeout=60)[0] == b"[(0, 'rested')]\n"
 
 
 def fail() -> None:

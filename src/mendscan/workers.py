@@ -31,6 +31,8 @@ _STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 _STOP_SIGNALS = tuple(getattr(signal, name) for name in _STOPPING if hasattr(signal, name))
 _STARTS = 3
 """So many processes in a row may die before they are ready for a job."""
+_TICK_S = 0.5
+"""So often it is looked whether this process was stopped while it waited."""
 _GRACE_S = 10.0
 """Longest wait for a process that was told to go, or killed."""
 
@@ -120,15 +122,31 @@ class _Crew:
         theirs.close()
 
     def _events(self) -> Iterator[tuple[int, Any]]:
-        deadlines = [worker.deadline for worker in self._team if worker.deadline is not None]
-        patience = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
-        heard = wait([each for worker in self._team for each in (worker.pipe, worker.process.sentinel)], patience)
+        heard = self._heard()
         for worker in list(self._team):
             if worker.pipe in heard or worker.process.sentinel in heard:
                 yield from self._hear(worker)
             elif worker.deadline is not None and time.monotonic() >= worker.deadline and worker.job is not None:
                 self._end(worker)
                 yield worker.job, WorkerTimedOut(f"took longer than {self._timeout_s:g} s")
+
+    def _heard(self) -> list[Any]:
+        """Wait until a process speaks, ends or may have taken too long; time when all were stopped is given back.
+
+        Ctrl-Z and batch systems stop this process and its children alike, and go on later.
+        """
+        pipes = [each for worker in self._team for each in (worker.pipe, worker.process.sentinel)]
+        deadlines = [worker.deadline for worker in self._team if worker.deadline is not None]
+        if not deadlines:
+            return wait(pipes)
+        began = time.monotonic()
+        patience = min(_TICK_S, max(0.0, min(deadlines) - began))
+        heard = wait(pipes, patience)
+        stopped_s = time.monotonic() - began - patience
+        for worker in self._team:
+            if worker.deadline is not None and stopped_s > _TICK_S:
+                worker.deadline += stopped_s
+        return heard
 
     def _hear(self, worker: _Worker) -> Iterator[tuple[int, Any]]:
         kind: str

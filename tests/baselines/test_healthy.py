@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from mendscan.baselines.healthy import HealthyCohort
 from mendscan.cohort.preparing import prepare
 from mendscan.cohort.store import Split
-from mendscan.errors import CohortError, ModelError
+from mendscan.errors import CohortError, ModelError, WriteError
 from mendscan.models.folder import LISTED, digest, manifest_text
 from mendscan.volumes.reading import read_volume
 
@@ -89,3 +91,19 @@ def test_what_is_prepared_already_is_used(cohort, files, tmp_path):
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
     assert len(before) == 3  # slices, their seal, foreground
     assert first.foreground_NSHW.dtype == bool
+
+
+def test_a_full_disk_is_said_and_leaves_no_part(cohort, files, tmp_path, monkeypatch):
+    HealthyCohort.of_files(files, cohort.settings, cohort.split, tmp_path, device="cpu")
+    (foreground,) = tmp_path.glob("foreground-*.npy")
+    foreground.unlink()
+    before = sorted(tmp_path.iterdir())
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(WriteError, match="No space left on device") as caught:
+        HealthyCohort.of_files(files, cohort.settings, cohort.split, tmp_path, device="cpu")
+    assert caught.value.code == "E_NO_SPACE"
+    assert sorted(tmp_path.iterdir()) == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import os
 from functools import partial
 from pathlib import Path
 
@@ -302,6 +303,15 @@ def test_a_damaged_store_is_noticed_and_made_anew(paths: list[Path], tmp_path: P
     listener = Listener()
     prepare_cohort(*arguments, listener)
     assert not listener.messages
+
+
+@pytest.mark.usefixtures("here")
+def test_slices_are_flushed_before_they_are_in_place_and_their_seal_comes_last(paths, tmp_path, monkeypatch) -> None:
+    calls, fsync, replace = [], os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append("flush"), fsync(descriptor))[1])
+    monkeypatch.setattr(Path, "replace", lambda path, to: (calls.append(Path(to).suffix), replace(path, to))[1])
+    prepare_cohort(paths, HASHES[:9], SETTINGS, tmp_path / "work", Listener())
+    assert calls == ["flush", ".npy", "flush", ".json", "flush"]
 
 
 @pytest.mark.usefixtures("here")

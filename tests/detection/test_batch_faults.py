@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -180,6 +182,16 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_nobody_has_to_listen(model_folder: Path, scans: Path, tmp_path: Path) -> None:
+    few = pick(scans, tmp_path / "few", "az")
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does when it has seen enough
+    told = command(model_folder, few, tmp_path / "results", "--workers", 1)
+    assert subprocess.run(told, stdout=writer, stderr=writer, check=False).returncode == 0
+    os.close(writer)
+    assert {case.name: case.failed for case in read_results(tmp_path / "results").cases} == {"a": False, "z": False}
+
+
 # --- the disk --------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +244,45 @@ def test_nothing_is_left_in_the_temporary_folder(model_folder: Path, scans: Path
     told = command(model_folder, few, tmp_path / "results", "--workers", workers)
     subprocess.run(told, env=os.environ | {"TMPDIR": str(temporary)}, capture_output=True, check=True)
     assert list(temporary.iterdir()) == []
+
+
+def test_no_temporary_folder_is_needed(model_folder: Path, scans: Path, tmp_path: Path) -> None:
+    few, nowhere = pick(scans, tmp_path / "few", "az"), tmp_path / "nowhere"
+    nowhere.mkdir()
+    (nowhere / "sitecustomize.py").write_text(
+        "import tempfile\ntempfile._candidate_tempdir_list = lambda: ['/nowhere']\n"
+    )
+    told = command(model_folder, few, tmp_path / "results", "--workers", 1)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(nowhere), *filter(None, sys.path)])}
+    ended = subprocess.run(told, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_results_on_another_disk_and_no_open_file(run: Detect, scans: Path, tmp_path: Path) -> None:
+    few = pick(scans, tmp_path / "few", "az")
+    run(few, tmp_path / "here")
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as elsewhere:
+        (tmp_path / "there").symlink_to(elsewhere)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        run(few, tmp_path / "there")
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        assert contents(Path(elsewhere)) == contents(tmp_path / "here")
+
+
+def test_a_scan_that_is_replaced_meanwhile_is_known_as_it_was_read(run: Detect, scans: Path, tmp_path: Path) -> None:
+    few, results = pick(scans, tmp_path / "few", "az"), tmp_path / "results"
+
+    def replace(detection: Detection, folder: Path) -> None:
+        if detection.case == "a":
+            for name in "az":  # that one has been read, this one has not
+                shutil.copy(scans / "odd.nii.gz", few / f"{name}.nii.gz")
+
+    run(few, results, after_save=replace)
+    records = {name: json.loads((results / "records" / f"{name}.json").read_text())["scan"] for name in "az"}
+    run(few, tmp_path / "anew", after_save=None)
+    anew = {name: json.loads((tmp_path / "anew" / "records" / f"{name}.json").read_text())["scan"] for name in "az"}
+    assert records["z"] == anew["z"]
+    assert records["a"] != anew["a"]
 
 
 # --- the same bytes --------------------------------------------------------------------------------------------------

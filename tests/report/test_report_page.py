@@ -398,6 +398,13 @@ def test_a_folder_of_failures_only(tmp_path: Path) -> None:
     assert "2 scans could not be scored" in page.text
 
 
+def test_every_report_says_research_use_only(tmp_path: Path) -> None:
+    for options in ({}, {"failed": ("x",)}):
+        page, _ = page_of(results_of(tmp_path / f"r{len(options)}", **options))
+        assert "Research use only" in page.text
+        assert "ot a medical device" in page.text
+
+
 def test_a_folder_that_is_no_results_folder_and_a_wrong_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="not a results folder"):
         write_report(tmp_path, tmp_path / "report.html")

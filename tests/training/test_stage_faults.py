@@ -1,10 +1,13 @@
 """One stage, on a network of a few weights: whatever happens to it or its checkpoints, what comes out is the same."""
 
 import errno
+import itertools
 import os
 import resource
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -183,6 +186,57 @@ def test_another_number_of_threads_is_said(tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(threads)
     assert any("threads" in line for line in listener.said)
+
+
+WRITE_CALLS = ("fsync", "replace", "unlink")
+"""What the system is asked for while a checkpoint is written, and those before it are removed."""
+
+
+def killed_at(folder: Path, nth: int) -> int:
+    """Run in a process that is killed before the n-th such call after the fifth step; return how it ended."""
+    process = os.fork()
+    if process:
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+    def aim() -> None:
+        calls = itertools.count()
+        for name in WRITE_CALLS:
+            setattr(os, name, partial(strike, getattr(os, name), calls))
+
+    def strike(genuine: Callable[..., object], calls: Iterator[int], *given: object, **options: object) -> object:
+        if next(calls) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return genuine(*given, **options)
+
+    try:
+        run(folder, Listener(5, aim))
+    finally:
+        os._exit(0)
+
+
+@pytest.mark.parametrize("nth", range(7))
+def test_killed_at_any_point_of_a_save_it_goes_on(whole: str, tmp_path: Path, nth: int) -> None:
+    assert killed_at(tmp_path, nth) == -signal.SIGKILL
+    readable = []
+    for path in checkpoints(tmp_path):
+        load_checkpoint(path)
+        readable.append(path)
+    assert len(readable) >= 2
+    assert run(tmp_path) == whole
+    assert steps_logged(tmp_path) == list(range(STEPS))
+
+
+@pytest.mark.parametrize("years", [-30, 30])
+def test_a_clock_that_jumps_changes_nothing(
+    whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, years: int
+) -> None:
+    genuine = time.time
+    with stop_requests() as stop, pytest.raises(Interrupted):
+        run(tmp_path, Listener(3, lambda: stop(signal.SIGTERM, None)), stop=stop)
+    monkeypatch.setattr(time, "time", lambda: genuine() + years * 3.15e7)
+    for path in tmp_path.iterdir():
+        os.utime(path, (genuine() - years * 3.15e7,) * 2)
+    assert run(tmp_path) == whole
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

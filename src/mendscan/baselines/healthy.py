@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Float
 
 from mendscan.cohort.preparing import Prepared, prepare
-from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort
+from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort, reserve_array
 from mendscan.config import PreparationSettings, Settings, parse_settings
 from mendscan.detection.devices import choose_device
 from mendscan.errors import CohortError, ModelError, ScanError
@@ -24,7 +25,7 @@ from mendscan.training.trainer import slice_data
 from mendscan.volumes.finding import find_scans
 from mendscan.volumes.locking import locked
 from mendscan.volumes.reading import read_volume
-from mendscan.volumes.writing import make_folder
+from mendscan.volumes.writing import make_folder, write_errors
 
 __all__ = ["HealthyCohort"]
 
@@ -159,16 +160,24 @@ def _prepared_foreground(files: Mapping[str, Path], settings: Settings, folder: 
     target = folder / f"foreground-{key}.npy"
     if not target.exists():
         unfinished = target.with_suffix(".part")
-        shape = (len(files), settings.slices, *settings.slice_shape)
-        np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.bool_, shape=shape).flush()
-        progress.begin("foreground", len(files))
-        jobs = [(path, settings.preparation, unfinished, row) for row, path in enumerate(files.values())]
-        for _, outcome in each_in_processes(_foreground_into, jobs, expected=ScanError):
-            if isinstance(outcome, ScanError):
-                raise outcome
-            progress.advance()
-        unfinished.replace(target)
+        try:
+            reserve_array(unfinished, (len(files), settings.slices, *settings.slice_shape), np.dtype(bool))
+            _fill_foreground(files, settings, unfinished, progress)
+            with write_errors(target):
+                unfinished.replace(target)
+        finally:
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
     return np.load(target, mmap_mode="r")
+
+
+def _fill_foreground(files: Mapping[str, Path], settings: Settings, target: Path, progress: Progress) -> None:
+    progress.begin("foreground", len(files))
+    jobs = [(path, settings.preparation, target, row) for row, path in enumerate(files.values())]
+    for _, outcome in each_in_processes(_foreground_into, jobs, expected=ScanError):
+        if isinstance(outcome, ScanError):
+            raise outcome
+        progress.advance()
 
 
 def _foreground_into(path: Path, settings: PreparationSettings, target: Path, row: int) -> None:

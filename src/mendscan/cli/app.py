@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
-from mendscan.exits import EXIT_INTERNAL
+from mendscan.cli.streams import make_streams_patient, what_was_lost
+from mendscan.exits import EXIT_USAGE
 
 __all__ = ["app", "main"]
 
@@ -38,10 +38,12 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without "–" shows "?", and the work is not lost
+    make_streams_patient()
     try:
         app()
-    except BrokenPipeError:
-        sys.exit(EXIT_INTERNAL)
+    except SystemExit as ended:
+        lost = what_was_lost()
+        if lost is not None:
+            typer.echo(f"error: what was printed is incomplete ({lost}); make room, or print elsewhere", err=True)
+            sys.exit(ended.code or EXIT_USAGE)
+        raise

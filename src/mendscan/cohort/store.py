@@ -26,7 +26,7 @@ from mendscan.volumes.checking import CheckedScan, checked, in_few_lines
 from mendscan.volumes.reading import STANDARD_READER, ScanReader
 from mendscan.volumes.writing import make_folder, write_errors, write_json
 
-__all__ = ["SliceStore", "Split", "measure_cohort", "prepare_cohort", "split_by_content"]
+__all__ = ["SliceStore", "Split", "measure_cohort", "prepare_cohort", "reserve_array", "split_by_content"]
 
 _STORED = np.dtype("<f2")
 SMALLEST_COHORT = 8
@@ -166,7 +166,7 @@ def _fill(paths: Sequence[Path], reader: ScanReader, settings: Settings, target:
     """Prepare the scans into a file beside `target`, which then takes its place; the seal comes last."""
     unfinished = target.with_suffix(".part")
     try:
-        _reserve(unfinished, (len(paths), settings.slices, *settings.slice_shape))
+        reserve_array(unfinished, (len(paths), settings.slices, *settings.slice_shape), _STORED)
         progress.begin("prepare", len(paths))
         jobs = [(path, reader, settings.preparation, unfinished, row) for row, path in enumerate(paths)]
         for _, outcome in each_in_processes(_prepare_into, jobs, expected=MendscanError):
@@ -183,13 +183,19 @@ def _fill(paths: Sequence[Path], reader: ScanReader, settings: Settings, target:
             unfinished.unlink(missing_ok=True)
 
 
-def _reserve(path: Path, shape: tuple[int, ...]) -> None:
-    """Make a file for an array of zeros, float16, whose space on the disk is reserved where the system can do that."""
+def reserve_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Make a file for an array of zeros, whose space on the disk is reserved where the system can do that.
+
+    Where it is, the file can be written to through a map of memory: a full disk cannot end the process.
+
+    Raises:
+        WriteError: If there is too little space, or the file cannot be made.
+    """
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
-        header, {"descr": np.lib.format.dtype_to_descr(_STORED), "fortran_order": False, "shape": shape}
+        header, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     )
-    size = header.tell() + prod(shape) * _STORED.itemsize
+    size = header.tell() + prod(shape) * dtype.itemsize
     with write_errors(path, needed=size), path.open("wb") as opened:
         opened.write(header.getvalue())
         opened.flush()

@@ -18,7 +18,7 @@ from mendscan.errors import ModelError, SettingsError, WriteError
 from mendscan.models.contents import read_contents
 from mendscan.models.folder import ModelFolder, read_file
 from mendscan.strict_json import BadJsonError, parse_json
-from mendscan.volumes.writing import write_json
+from mendscan.volumes.writing import write_json, write_new
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -66,7 +66,7 @@ def make_key_pair(key: Path) -> Path:
     private = made.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
     shared = made.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
     for path, content, mode in ((key, private, 0o600), (public, shared, 0o644)):
-        _write_new(path, content, mode)
+        _write_key(path, content, mode)
     return public
 
 
@@ -178,14 +178,9 @@ def _key_bytes(path: Path) -> bytes:
         raise SettingsError("the key cannot be read", where=path, found=error.problem) from None
 
 
-def _write_new(path: Path, content: bytes, mode: int) -> None:
-    """Write a file that does not exist yet, with its mode from the first byte on."""
+def _write_key(path: Path, content: bytes, mode: int) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
+        write_new(path, content, mode=mode)
     except FileExistsError:
         remedy = "sign with it, without --new-key, or name another file"
         raise WriteError("there is a key already", where=path, code="E_EXISTS", remedy=remedy) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -17,7 +16,7 @@ from mendscan.report.report import FINDINGS, worst_position
 from mendscan.results import Detection, Results, read_results, write_results
 from mendscan.volumes.reading import Scan, as_volume
 from mendscan.volumes.volume import Volume
-from mendscan.volumes.writing import write_text
+from mendscan.volumes.writing import temporary_folder, write_text
 
 __all__ = ["Shown", "show"]
 
@@ -79,8 +78,8 @@ def show(scan: Scan, detection: Detection, *, findings: int = FINDINGS, height: 
     if detection.map_XYZ is None:
         raise ResultsError("the detection has no map", where=detection.case, remedy="detect with maps=True")
     volume = _on_the_same_grid(as_volume(scan), detection)
-    with tempfile.TemporaryDirectory() as folder:
-        cohort = cohort_facts(_saved(replace(detection, volume=volume), Path(folder)))
+    with temporary_folder() as folder:
+        cohort = cohort_facts(_saved(replace(detection, volume=volume), folder))
         (facts,) = cohort.cases
         axis, worst = detection.slice_axis, None if facts.details is None else worst_position(facts.details)
         pictures = picture_case(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -19,7 +17,7 @@ from mendscan.submission.inspecting import inspect_prediction
 from mendscan.submission.isolation import Isolation, Room, make_room
 from mendscan.submission.running import Run, watch
 from mendscan.submission.toys import Toy, find_toy
-from mendscan.volumes.writing import make_folder
+from mendscan.volumes.writing import make_folder, temporary_folder
 
 __all__ = ["CaseCheck", "Check", "ScriptCheck", "check_submission"]
 
@@ -155,13 +153,12 @@ def _altered(submission: Path) -> tuple[str, ...]:
 
 @contextmanager
 def _temporary() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="mendscan-check-")).resolve()
-    try:
-        yield folder
-    finally:
-        for path in folder.iterdir():
-            path.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
+    with temporary_folder("mendscan-check-") as folder:
+        try:
+            yield folder
+        finally:
+            for path in folder.iterdir():
+                path.chmod(0o755)
 
 
 def _check_script(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import math
@@ -184,6 +185,8 @@ def dimensions_error(found: Sequence[int], where: object, remedy: str) -> Geomet
 def _file_error(error: OSError, where: str) -> UnreadableScanError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return UnreadableScanError("no such file", where=where, code="E_NOT_FOUND", remedy="check the path")
+    failing = error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
+    remedy = "check the disk or network that it lies on" if failing else "check its permissions"
     return UnreadableScanError(
-        "the file cannot be read", where=where, code="E_ACCESS", found=error.strerror, remedy="check its permissions"
+        "the file cannot be read", where=where, code="E_ACCESS", found=error.strerror, remedy=remedy
     )

@@ -19,6 +19,7 @@ from mendscan.errors import CohortError, MendscanError, SettingsError, WriteErro
 from mendscan.progress import Progress, Silent
 from mendscan.volumes.finding import look_through
 from mendscan.volumes.reading import case_name
+from mendscan.volumes.writing import write_new
 
 __all__ = ["pseudonym", "pseudonymised_scans", "read_or_make_key"]
 
@@ -52,19 +53,15 @@ def read_or_make_key(path: str | os.PathLike[str], *, progress: Progress | None 
         WriteError: If it cannot be made.
     """
     file = Path(path)
+    key = secrets.token_hex(_KEY_BYTES).encode()
     try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _ONLY_THE_OWNER)
+        write_new(file, key + b"\n", mode=_ONLY_THE_OWNER)
     except FileExistsError:
         return _read_key(file)
     except OSError as error:
         raise WriteError(
             "the key file cannot be made", where="--pseudonymise", found=error.strerror, remedy="name another file"
         ) from None
-    key = secrets.token_hex(_KEY_BYTES).encode()
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(key + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
     (progress or Silent()).say(
         f"a new key for pseudonyms is in {file}: keep it, and apart from the results; with another, the same scan gets "
         "another pseudonym"

@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +23,12 @@ from mendscan.errors import WriteError
 __all__ = [
     "make_folder",
     "remove_leftovers",
+    "temporary_folder",
     "write_bytes",
     "write_chunks",
     "write_errors",
     "write_json",
+    "write_new",
     "write_text",
 ]
 
@@ -116,6 +119,44 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
             "the folder cannot be made", where=folder, found=error.strerror, remedy="name another folder"
         ) from error
     return folder
+
+
+@contextmanager
+def temporary_folder(prefix: str = "mendscan-") -> Iterator[Path]:
+    """Give the block an empty folder of the system's temporary one, and remove it in the end.
+
+    Raises:
+        WriteError: If the system has no folder for that.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
+    except OSError as error:
+        remedy = "set TMPDIR to a folder that may be written to and has space left"
+        raise WriteError(
+            "no temporary folder can be made", where="TMPDIR", found=error.strerror, remedy=remedy
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_new(path: Path, data: bytes, *, mode: int) -> None:
+    """Write a file that is not there yet, with its mode from the first byte on; afterwards it is complete or not there.
+
+    Raises:
+        FileExistsError: If it is there.
+        OSError: If it cannot be written.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        _remove(path)
+        raise
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
