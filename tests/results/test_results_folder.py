@@ -139,6 +139,31 @@ def test_a_table_whose_names_lead_elsewhere_is_refused(tmp_path: Path, name: str
         read_results(folder)
 
 
+@pytest.mark.parametrize(
+    "name", ["scans/a.nii.gz", "maps/a.nii.gz", "restored/a.nii.gz", "details/a.json", "model-card.md"]
+)
+def test_a_link_that_leads_elsewhere_is_not_followed(tmp_path: Path, name: str) -> None:
+    folder = results_of(tmp_path / "results", detection("a", p_value=0.1))
+    (folder / "model-card.md").write_text("card")
+    elsewhere = (folder / name).rename(tmp_path / "secret")
+    (folder / name).symlink_to(elsewhere)
+    with pytest.raises(ResultsError, match="leads out of the results"):
+        read_all(folder)
+    (folder / name).unlink()
+    elsewhere.rename(folder / name)
+    moved = folder.rename(tmp_path / "moved")
+    folder.symlink_to(moved)  # the folder itself may be a link
+    read_all(folder)
+
+
+def read_all(folder: Path) -> None:
+    (case,) = read_results(folder).cases
+    scan = case.scan()
+    case.map_of(scan)
+    case.restored_of(scan)
+    assert case.details() is not None
+
+
 def test_a_scan_whose_name_is_too_long_for_files_has_none(tmp_path: Path) -> None:
     folder = results_of(tmp_path / "results", detection("a", p_value=0.5), failed=("x" * 251,))
     (folder / "scores.csv").write_text((folder / "scores.csv").read_text().replace("\na,", f"\n{'y' * 255},"))

@@ -134,9 +134,10 @@ class ResultCase:
         """Read the scan.
 
         Raises:
+            ResultsError: If it is a link that leads out of the folder, as of the map and the rest.
             ScanError: If it cannot be read.
         """
-        return read_volume(self.scan_path)
+        return read_volume(_confined(self.scan_path, self.folder))
 
     def map_of(self, scan: Volume) -> VoxelsXYZ:
         """Read the anomaly map, on the scan's RAS+ grid, in [0, 1].
@@ -144,7 +145,7 @@ class ResultCase:
         Raises:
             ScanError: If it cannot be read or does not overlay the scan.
         """
-        return read_values(self.map_path, scan)
+        return read_values(_confined(self.map_path, self.folder), scan)
 
     def restored_of(self, scan: Volume) -> VoxelsXYZ:
         """Read the healthy version, on the scan's RAS+ grid, in the scan's intensity scale.
@@ -152,7 +153,7 @@ class ResultCase:
         Raises:
             ScanError: If it cannot be read or does not overlay the scan.
         """
-        return read_values(self.restored_path, scan)
+        return read_values(_confined(self.restored_path, self.folder), scan)
 
     def details(self) -> Details | None:
         """Read slice scores, code NLL, whole-scan statistics and warnings; None if the folder has none of them.
@@ -164,7 +165,7 @@ class ResultCase:
         if not is_there(path):
             return None
         try:
-            return _details(read_json(path))
+            return _details(read_json(_confined(path, self.folder)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ResultsError("the details cannot be read", where=path, found=error, remedy=_REMEDY) from None
 
@@ -223,7 +224,7 @@ def read_results(folder: str | Path) -> Results:
         ResultCase(row["case"], {"warnings": ""} | row, tuple(findings.get(row["case"], ())), folder) for row in rows
     ]
     card = folder / MODEL_CARD
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    text = _confined(card, folder).read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     return Results(folder, run, tuple(sorted(cases, key=_rank)), text)
 
 
@@ -261,3 +262,10 @@ def _details(values: Mapping[str, Any]) -> Details:
         warnings=tuple(GateWarning(str(each["code"]), str(each["message"])) for each in values["warnings"]),
         remarks=tuple(Remark(str(each["code"]), str(each["message"])) for each in values.get("remarks", ())),
     )
+
+
+def _confined(path: Path, folder: Path) -> Path:
+    """Return a path that leads to no file outside the folder: a report would carry it to others."""
+    if path.resolve().is_relative_to(folder.resolve()):
+        return path
+    raise ResultsError("a link leads out of the results", where=path, remedy="put the file itself there")
