@@ -131,7 +131,7 @@ def test_no_name_of_a_patient_is_in_anything_written_or_said(model_folder, tmp_p
     key = (tmp_path / "key").read_bytes().strip()
     assert pseudonym(f"{CANARY}_5/{CANARY}", key) in {row["case"] for row in rows if row["status"] == "ok"}
     written = [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
-    assert len(written) == 4 + 3 * 6  # tables and card; five files and the record of a case
+    assert len(written) == 5 + 3 * 6  # tables, times and card; five files and the record of a case
     for path in written:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
