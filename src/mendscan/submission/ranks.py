@@ -23,7 +23,7 @@ SCORE_SCALE = 64.0
 """Healthy spreads above the healthy median that the challenge's score shows as 0.75: far ones stay apart as float32."""
 
 
-def challenge_map(ranking: Float32[np.ndarray, "n *shape"]) -> Float32[np.ndarray, "n *shape"]:
+def challenge_map(ranking: Float32[np.ndarray, " n *shape"]) -> Float32[np.ndarray, " n *shape"]:
     """Spread a ranking map over the values that float16 has; the order stays.
 
     With r = m / (1 − m), the evidence in healthy thresholds, the result is r / (r + `MAP_SCALE`).

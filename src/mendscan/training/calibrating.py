@@ -191,11 +191,17 @@ def recalibrate(
     """
     source, target = Path(model), Path(output)
     with new_model_folder(target, "calibration"):
-        _recalibrate(source, healthy, target, assignments, device, progress or Silent())
+        _recalibrate(source, healthy, target, assignments, device, reader, progress or Silent())
 
 
 def _recalibrate(
-    source: Path, healthy: str | Path, target: Path, assignments: Sequence[str], device: str, progress: Progress
+    source: Path,
+    healthy: str | Path,
+    target: Path,
+    assignments: Sequence[str],
+    device: str,
+    reader: ScanReader,
+    progress: Progress,
 ) -> None:
     bundle, on = load_bundle(source), choose_device(device)
     if not bundle.split.get("calibration"):
