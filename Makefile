@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test pinned test-browser browser benchmark docs lint types clean
+.PHONY: demo test test-slow pinned test-browser browser benchmark docs lint types clean
 
 demo: $(INSTALLED)  ## simulate a cohort, train, detect, evaluate (about 10 minutes)
 	$(BIN)/mendscan demo -o demo
@@ -16,8 +16,11 @@ pinned:  ## what the checks run with: every package but PyTorch by its hash; Pyt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	touch $(INSTALLED)
 
-test: $(INSTALLED)  ## the tests, on every core
-	JAXTYPING=1 $(BIN)/python -m pytest -n auto --dist worksteal
+test: $(INSTALLED)  ## the tests, on every core, but for the few that take minutes
+	JAXTYPING=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+test-slow: $(INSTALLED)  ## those: the notebooks, the presets' shapes, trainings stopped at chosen steps (about 8 minutes)
+	JAXTYPING=1 $(BIN)/python -m pytest -n auto -m slow
 
 test-browser: browser $(INSTALLED)  ## the viewer's page in Chromium, which is installed first where that is possible
 	JAXTYPING=1 $(BIN)/python -m pytest -m browser -rs tests/browser

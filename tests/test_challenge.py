@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 from typer.testing import CliRunner
 
 from mendscan.cli import app
@@ -26,7 +25,6 @@ def challenge_scan(seed: int) -> np.ndarray:
     return ((voxels - low) / (high - low)).astype(np.float32)
 
 
-@pytest.mark.slow
 def test_from_the_archives_to_a_checked_submission(tmp_path: Path) -> None:
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     scans = {f"{number:05d}": challenge_scan(number) for number in range(12)}

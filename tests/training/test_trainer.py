@@ -80,6 +80,7 @@ def test_another_seed_gives_another_model(model: Path, healthy: Path, tmp_path: 
     assert digests(tmp_path / "other")["model.safetensors"] != digests(model)["model.safetensors"]
 
 
+@pytest.mark.slow  # test_faults.py stops a training in every stage, too
 @pytest.mark.parametrize(("stage", "step"), [("vqvae", 1), ("vqvae", 4), ("prior", 5), ("discriminator", 7)])
 def test_stopped_and_resumed_equals_uninterrupted(
     model: Path, healthy: Path, tmp_path: Path, stage: str, step: int
@@ -142,6 +143,7 @@ def test_a_second_request_stops_at_once() -> None:
         request(2, None)
 
 
+@pytest.mark.slow
 def test_presets_train_at_the_papers_shapes(healthy: Path, tmp_path: Path) -> None:
     """One step of each network at the paper's 160×160 pixels; few slices and codes' worth of scans keep it short."""
     settings = (
