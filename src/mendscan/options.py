@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from mendscan.volumes.reading import ScanReader
 
 __all__ = [
     "Device",
@@ -20,6 +23,7 @@ __all__ = [
     "SeedOption",
     "SetOption",
     "Task",
+    "scan_reader",
 ]
 
 
@@ -85,3 +89,10 @@ MaxMemoryOption = Annotated[
 NanOption = Annotated[
     Nan, typer.Option(help="Scans with NaN: refuse, or fill with the lowest value; the map is 0 there.")
 ]
+
+
+def scan_reader(max_memory: float, nan: Nan, *, strict: bool) -> ScanReader:
+    """Return what reads scans as these options say."""
+    from mendscan.volumes.reading import ScanReader
+
+    return ScanReader(int(max_memory * 2**30), nan.value, strict)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from detection.conftest import calibration, detector, model_folder, networks, write_scan  # noqa: F401
 from mendscan.detection.calibration import Calibration
 from mendscan.detection.networks import Networks
-from mendscan.models.bundle import save_bundle
 from mendscan.submission.building import write_submission
 from mendscan.submission.challenge import Anatomy
-from tiny_model import OBLIQUE, head
+from tiny_model import OBLIQUE, head, save_model
 
 SHAPES = {"brain": (18, 14, 11), "abdom": (16, 15, 12)}
 N_CASES = 3
@@ -58,17 +57,8 @@ def write_model(
 
     def write(preset: str) -> Path:
         folder = tmp_path_factory.mktemp(f"model-{preset}")
-        save_bundle(
-            folder,
-            settings=networks.settings.model_copy(update={"preset": preset}),
-            vqvae=networks.vqvae,
-            prior=networks.prior,
-            calibration=calibration.to_json(),
-            calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
-            plan={},
-            split={},
-            card="# Tiny\n",
-        )
+        settings = networks.settings.model_copy(update={"preset": preset})
+        save_model(folder, replace(networks, settings=settings), calibration)
         return folder
 
     return write

@@ -9,7 +9,7 @@ import typer
 
 from mendscan.cli.app import app
 from mendscan.exits import EXIT_ALL_FAILED, EXIT_SOME_FAILED, reports_errors
-from mendscan.options import MaxMemoryOption, Nan, NanOption
+from mendscan.options import MaxMemoryOption, Nan, NanOption, scan_reader
 
 __all__ = ["check"]
 
@@ -36,9 +36,8 @@ def check(
     from mendscan.console import ConsoleProgress
     from mendscan.console_check import show_checked, told_on_stderr
     from mendscan.volumes.checking import check_scans
-    from mendscan.volumes.reading import ScanReader
 
-    reader = ScanReader(int(max_memory * 2**30), nan.value, strict)
+    reader = scan_reader(max_memory, nan, strict=strict)
     with told_on_stderr() if as_json else nullcontext(), ConsoleProgress() as progress:
         report = check_scans(paths, reader=reader, workers=workers, progress=progress)
     if as_json:

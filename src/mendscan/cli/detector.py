@@ -21,6 +21,7 @@ from mendscan.options import (
     Scores,
     SeedOption,
     SetOption,
+    scan_reader,
 )
 
 __all__ = ["detect", "train"]
@@ -60,7 +61,6 @@ def train(
     from mendscan.console import ConsoleProgress, show_estimate, show_plan, show_training
     from mendscan.training.trainer import train as run_training
     from mendscan.volumes.apart import keep_apart
-    from mendscan.volumes.reading import ScanReader
 
     keep_apart(healthy, model)
     with ConsoleProgress() as progress:
@@ -75,7 +75,7 @@ def train(
             device=device.value,
             resume=resume,
             assignments=assignments or (),
-            reader=ScanReader(int(max_memory * 2**30), nan.value, strict),
+            reader=scan_reader(max_memory, nan, strict=strict),
             progress=progress,
             on_plan=show_plan,
             on_estimate=show_estimate,
@@ -147,7 +147,6 @@ def detect(
     from mendscan.detection.batch import detect_folder, one_after_the_other
     from mendscan.detection.dicom_results import dicom_results
     from mendscan.results.figures import save_figure
-    from mendscan.volumes.reading import ScanReader
 
     if dicom_patient and not dicom_out:
         raise typer.BadParameter("it is about --dicom-out, which is not given", param_hint="--dicom-patient")
@@ -171,7 +170,7 @@ def detect(
             false_positives_per_scan=false_positives_per_scan,
             scores=scores.value,
             strict=strict,
-            reader=ScanReader(int(max_memory * 2**30), nan.value, strict),
+            reader=scan_reader(max_memory, nan, strict=strict),
             workers=workers,
             timeout_s=timeout,
             resume=resume,

@@ -128,7 +128,7 @@ def detect_folder(
             write_text(folder / MODEL_CARD, detector.card)
             if not resume:
                 _forget_records(cases, folder)
-            _check_first(cases, reader, workers=processes, progress=progress)
+            _check_first(cases, reader, workers=workers, progress=progress)
             tables = Tables(folder, run, partial(_claimed, cases, task))
             outcomes = each_outcome(
                 detect_case,
@@ -146,7 +146,7 @@ def detect_folder(
     return summary_of(tables)
 
 
-def _check_first(cases: Sequence[Case], reader: ScanReader, *, workers: int, progress: Progress) -> None:
+def _check_first(cases: Sequence[Case], reader: ScanReader, *, workers: int | None, progress: Progress) -> None:
     """Say of all scans at once what is wrong or odd with them, before the long work."""
     rows = check_each([(case.path, case.pseudonym) for case in cases], reader, workers=workers, progress=progress)
     failed = [f"{row.code} {Path(row.path).name}" for row in rows if row.code]

@@ -136,11 +136,11 @@ def check_each(
     Args:
         scans: Where each is, and what it is called if its path must not be told.
         reader: What is refused.
-        workers: Processes; None = one per core, 0 = none beside this one.
+        workers: The most processes; None = one per core, 0 = none beside this one.
         progress: Told of every scan.
     """
     progress.begin("check", len(scans))
-    processes = min(available_cores(), len(scans) // _SCANS_PER_PROCESS) if workers is None else workers
+    processes = min(available_cores() if workers is None else workers, len(scans) // _SCANS_PER_PROCESS)
     rows: dict[int, CheckedScan] = {}
     jobs = [(path, reader, name) for path, name in scans]
     for index, outcome in each_outcome(_check_one, jobs, workers=processes):
