@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "mendscan"
 # Unlike `training | detection` side by side, training sits above: its last stage calibrates with detection's own code.
 LAYERS = (
     {"texts"},
-    {"errors", "shapes", "progress", "workers"},
+    {"errors", "shapes", "progress", "smoothing", "workers"},
     {"config", "failures", "parallel", "strict_json"},
     {"volumes"},
     {"cohort", "models"},

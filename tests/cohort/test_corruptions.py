@@ -16,7 +16,8 @@ from mendscan.cohort.anomalies import LOCAL_KINDS
 from mendscan.cohort.artefacts import ALL_ARTEFACTS
 from mendscan.cohort.corruption_families import BENDING, FAMILIES, Patch
 from mendscan.cohort.corruptions import RADIUS_SHARES, Corrupted, corrupt, deformed
-from mendscan.cohort.random_fields import coordinates, noise, rotation, sampled, smoothed
+from mendscan.cohort.random_fields import coordinates, noise, rotation, sampled
+from mendscan.smoothing import gaussian_smoothed
 
 SHAPE = (20, 28, 24)
 
@@ -121,7 +122,7 @@ def test_bending_keeps_constants_and_coarsening_takes_detail_away() -> None:
 
 def test_scrambling_keeps_the_spectrum() -> None:
     patch = patch_of(scan(1), torch.ones(SHAPE))
-    mean = smoothed(patch.voxels, 0.5 * patch.radius)
+    mean = gaussian_smoothed(patch.voxels, 0.5 * patch.radius)
     before, after = (
         torch.fft.rfftn(v - mean).abs() for v in (patch.voxels, families_module.scramble(patch, generator()))
     )
@@ -138,7 +139,7 @@ def test_nothing_is_imported_from_what_detection_is_measured_on_or_chosen_by() -
         tree = ast.parse(inspect.getsource(module))
         imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         own = {name for name in imported if name and name.startswith("mendscan")}
-        assert own <= {"mendscan.cohort.corruption_families", "mendscan.cohort.random_fields"}
+        assert own <= {"mendscan.cohort.corruption_families", "mendscan.cohort.random_fields", "mendscan.smoothing"}
 
 
 def test_what_detection_is_measured_on_and_chosen_by_takes_nothing_from_here() -> None:

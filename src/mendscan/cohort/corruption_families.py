@@ -21,7 +21,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn.functional import avg_pool1d, avg_pool3d, interpolate, pad
 
-from mendscan.cohort.random_fields import coordinates, direction, integer, noise, sampled, sign, smoothed, uniform
+from mendscan.cohort.random_fields import coordinates, direction, integer, noise, sampled, sign, uniform
+from mendscan.smoothing import gaussian_smoothed
 
 __all__ = [
     "BENDING",
@@ -50,7 +51,7 @@ class Patch:
     Attributes:
         voxels: The scan's prepared intensities in the box.
         weight: How much each voxel takes part, in [0, 1], with a soft edge.
-        donor: Another healthy scan's intensities in the same box, possibly displaced.
+        donor: Another healthy scan's intensities in the same box, possibly moved by some voxels.
         elsewhere: The other scan's intensities in a box somewhere else.
         usual: The mean of healthy scans in the box.
         from_centre: Offset of each voxel from the blob's centre, in voxels.
@@ -66,6 +67,9 @@ class Patch:
     radius: float
 
 
+_STILL_VOXELS = 1e-3
+"""A voxel that moves less stays as it is."""
+
 Family = Callable[[Patch, Generator], Float[Tensor, "s h w"]]
 """What happens inside a blob: returns the box altered, to be blended in by the weight."""
 
@@ -78,13 +82,13 @@ def graft(patch: Patch, generator: Generator) -> Tensor:
 def exchange(patch: Patch, generator: Generator) -> Tensor:
     """Keep the scan's coarse part and take the fine part of another healthy scan, from anywhere in it."""
     width = uniform(0.3, 0.6, generator) * patch.radius
-    fine = patch.elsewhere - smoothed(patch.elsewhere, width)
-    return smoothed(patch.voxels, width) + uniform(0.8, 1.2, generator) * fine
+    fine = patch.elsewhere - gaussian_smoothed(patch.elsewhere, width)
+    return gaussian_smoothed(patch.voxels, width) + uniform(0.8, 1.2, generator) * fine
 
 
 def scramble(patch: Patch, generator: Generator) -> Tensor:
     """Give every frequency a random phase: the texture's spectrum stays, the structure is lost."""
-    mean = smoothed(patch.voxels, 0.5 * patch.radius)
+    mean = gaussian_smoothed(patch.voxels, 0.5 * patch.radius)
     spectrum = torch.fft.rfftn(patch.voxels - mean)
     random = torch.fft.rfftn(torch.randn(patch.voxels.shape, generator=generator))
     phase = random / random.abs().clamp_min(1e-6)
@@ -118,7 +122,7 @@ def speckle(patch: Patch, generator: Generator) -> Tensor:
 def swirl(patch: Patch, generator: Generator) -> Tensor:
     """Turn about a random axis through the centre, by 0.4 to 1.4 radians there and less outwards."""
     axis = direction(generator)
-    angle = (sign(generator) * uniform(0.4, 1.4, generator) * smoothed(patch.weight, 1.0))[..., None]
+    angle = (sign(generator) * uniform(0.4, 1.4, generator) * gaussian_smoothed(patch.weight, 1.0))[..., None]
     across = torch.linalg.cross(axis.expand_as(patch.from_centre), patch.from_centre)
     along = (patch.from_centre @ axis)[..., None] * axis
     turned = patch.from_centre * angle.cos() + across * angle.sin() + along * (1 - angle.cos())
@@ -128,7 +132,7 @@ def swirl(patch: Patch, generator: Generator) -> Tensor:
 def drag(patch: Patch, generator: Generator) -> Tensor:
     """Shift the middle by 25 to 70 % of the radius, and less outwards."""
     shift = direction(generator) * uniform(0.25, 0.7, generator) * patch.radius
-    return _displaced(patch, -shift * smoothed(patch.weight, max(1.0, 0.3 * patch.radius))[..., None])
+    return _displaced(patch, -shift * gaussian_smoothed(patch.weight, max(1.0, 0.3 * patch.radius))[..., None])
 
 
 def crumple(patch: Patch, generator: Generator) -> Tensor:
@@ -136,7 +140,7 @@ def crumple(patch: Patch, generator: Generator) -> Tensor:
     grain = max(2.0, 0.9 * patch.radius)
     field = torch.stack([noise(patch.voxels.shape, grain, generator) for _ in range(3)], dim=-1)
     amplitude = uniform(0.12, 0.35, generator) * patch.radius
-    return _displaced(patch, field * amplitude * smoothed(patch.weight, 1.0)[..., None])
+    return _displaced(patch, field * amplitude * gaussian_smoothed(patch.weight, 1.0)[..., None])
 
 
 def pixelate(patch: Patch, generator: Generator) -> Tensor:
@@ -181,4 +185,7 @@ BENDING = frozenset({"swirl", "drag", "crumple"})
 
 
 def _displaced(patch: Patch, displacement: Float[Tensor, "s h w 3"]) -> Tensor:
-    return sampled(patch.voxels, coordinates(patch.voxels.shape) + displacement)
+    moved = displacement.square().sum(-1) > _STILL_VOXELS**2
+    bent = patch.voxels.clone()
+    bent[moved] = sampled(patch.voxels, (coordinates(patch.voxels.shape) + displacement)[moved])
+    return bent

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from mendscan.cohort.corruption_families import BENDING, FAMILIES, Family, Patch
-from mendscan.cohort.random_fields import coordinates, integer, noise, rotation, sampled, smoothed, uniform
+from mendscan.cohort.random_fields import coordinates, integer, noise, rotation, sampled, uniform
+from mendscan.smoothing import gaussian_smoothed
 
 __all__ = ["MOST_BLOBS", "RADIUS_SHARES", "Corrupted", "corrupt", "deformed"]
 
@@ -88,7 +89,7 @@ def corrupt(
             inside = patch.weight > 0.5
             if inside.sum() < _FEWEST_VOXELS or change[inside].mean() < _LEAST_CHANGE**2:
                 continue
-            faint = inside & (smoothed(change, _SEEN_VOXELS) < _FAINT_CHANGE**2)
+            faint = inside & (gaussian_smoothed(change, _SEEN_VOXELS) < _FAINT_CHANGE**2)
             weight_SHW[box][faint] = _FAINT_WEIGHT
             altered_SHW[box] = blended
             label_SHW[box] |= inside
@@ -136,10 +137,13 @@ def _random_patch(
     distance = distance * (1 + 0.12 * noise(shape, max(2.0, radius), generator)).clamp(0.7, 1.3)
     edge = max(uniform(0.8, 2.0, generator) / radius, 0.1)
     weight = ((1 - distance) / edge + 0.5).clamp(0, 1) * foreground_SHW[box]
-    offset = 0.25 * radius * torch.randn(3, generator=generator)
-    at = coordinates(shape) + torch.tensor([part.start for part in box]) + offset
-    donor = sampled(donor_SHW, at)
+    # By whole voxels: nothing is interpolated, and no graft is known by blur.
+    offset = (0.25 * radius * torch.randn(3, generator=generator)).round().long().tolist()
+    slices, rows, columns = (
+        torch.arange(part.start + step, part.stop + step).clamp(0, n - 1)
+        for part, step, n in zip(box, offset, scan_SHW.shape, strict=True)
+    )
+    donor = donor_SHW[slices[:, None, None], rows[:, None], columns]
     corners = [integer(n - size + 1, generator) for n, size in zip(scan_SHW.shape, shape, strict=True)]
-    s, h, w = (slice(corner, corner + size) for corner, size in zip(corners, shape, strict=True))
-    elsewhere = donor_SHW[s, h, w]
+    elsewhere = donor_SHW[tuple(slice(corner, corner + size) for corner, size in zip(corners, shape, strict=True))]
     return box, Patch(scan_SHW[box], weight, donor, elsewhere, usual_SHW[box], from_centre, radius)

@@ -19,9 +19,10 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool3d, conv1d, interpolate, pad, silu
+from torch.nn.functional import avg_pool3d, interpolate, pad, silu
 
 from mendscan.config import DiscriminatorSettings
+from mendscan.smoothing import gaussian_smoothed
 
 __all__ = ["FEATURES", "Discriminator"]
 
@@ -149,19 +150,6 @@ def _halved(x: Tensor) -> Tensor:
 
 def _features(scans_BSHW: Float[Tensor, "B S H W"]) -> Float[Tensor, "B C S H W"]:
     """Return what is compared with healthy scans: `FEATURES` channels."""
-    blurred = [_smoothed(scans_BSHW, sigma) for sigma in _BAND_SIGMAS]
-    energies = [_smoothed((fine - coarse).square(), _ENERGY_SIGMA) for fine, coarse in pairwise(blurred)]
+    blurred = [gaussian_smoothed(scans_BSHW, sigma) for sigma in _BAND_SIGMAS]
+    energies = [gaussian_smoothed((fine - coarse).square(), _ENERGY_SIGMA) for fine, coarse in pairwise(blurred)]
     return torch.stack([scans_BSHW, blurred[2], *((energy + _ENERGY_FLOOR).log() for energy in energies)], dim=1)
-
-
-def _smoothed(scans_BSHW: Float[Tensor, "B S H W"], sigma: float) -> Float[Tensor, "B S H W"]:
-    """Return the scans smoothed by a Gaussian; beyond the border the edge goes on."""
-    if sigma == 0:
-        return scans_BSHW
-    reach = math.ceil(3 * sigma)
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=scans_BSHW.device) / sigma) ** 2)
-    for axis in (1, 2, 3):
-        lines = scans_BSHW.movedim(axis, -1)
-        padded = pad(lines.reshape(-1, 1, lines.shape[-1]), (reach, reach), mode="replicate")
-        scans_BSHW = conv1d(padded, (kernel / kernel.sum())[None, None]).reshape(lines.shape).movedim(-1, axis)
-    return scans_BSHW
