@@ -24,7 +24,9 @@ from mendscan.training.metrics_log import MetricsLog
 __all__ = ["StageFolder", "StageRun"]
 
 _VALIDATIONS = 20
-"""Hold-out figures are computed this often in a stage."""
+"""Hold-out figures are computed this often in a stage, or a little more often, or in a short one …"""
+_FEWEST_STEPS_BETWEEN = 5
+"""… after so many steps."""
 _LOG_LINES = 400
 _SAVE_EVERY_SECONDS = 60.0
 
@@ -156,7 +158,9 @@ class StageRun:
 
     def _is_validated(self, step: int) -> bool:
         due = (
-            (step + 1) % max(1, self.steps // _VALIDATIONS) == 0 if self.epochs is None else self.epochs.ends_with(step)
+            (step + 1) % max(_FEWEST_STEPS_BETWEEN, self.steps // _VALIDATIONS) == 0
+            if self.epochs is None
+            else self.epochs.ends_with(step)
         )
         return due or step == self.steps - 1
 
