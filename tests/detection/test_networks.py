@@ -13,6 +13,7 @@ import torch
 from mendscan.cohort.preparing import prepare
 from mendscan.detection import networks as networks_module
 from mendscan.detection.batch import _share_cores
+from mendscan.detection.code_shifts import SHIFTS, shifted
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import bfloat16_is_fast
 from mendscan.detection.networks import EncodedScan, Networks, RestoredScan
@@ -120,3 +121,43 @@ def test_threads_return_results_in_order_and_raise_the_first_error(workers: int)
     assert each_in_threads(pow, [(n, 2) for n in range(9)], workers=workers) == [n * n for n in range(9)]
     with pytest.raises(ZeroDivisionError):
         each_in_threads(divmod, [(1, 1), (1, 0), (2, 1)], workers=workers)
+
+
+# --- the NLL, seen through shifted grids of codes --------------------------------------------------------------------
+
+
+def test_a_shifted_slice_shows_what_was_beside_it_and_comes_back_but_for_its_border() -> None:
+    slices = torch.rand(2, 5, 7)
+    for rows, columns in SHIFTS:
+        moved = shifted(slices, rows, columns)
+        assert moved[0, 2, 3] == slices[0, 2 - rows, 3 - columns]
+        torch.testing.assert_close(shifted(moved, -rows, -columns)[:, 1:-1, 1:-1], slices[:, 1:-1, 1:-1])
+
+
+@pytest.mark.parametrize("shifts", [1, 5, 9])
+def test_the_nll_as_evidence_is_the_mean_over_shifted_grids(networks: Networks, scan: EncodedScan, shifts: int) -> None:
+    step = networks.settings.vqvae.downsampling
+    expected = np.zeros(scan.slices_SHW.shape)
+    for rows, columns in SHIFTS[:shifts]:
+        _, nll = networks.codes_and_nll(shifted(scan.slices_SHW, rows, columns), scan.position_S)
+        for (s, y, x), _ in np.ndenumerate(expected):
+            # The pixel was moved by the shift; at the border it has left the slice, and the border stands for it.
+            row, column = (
+                int(np.clip(at + by, 0, n - 1))
+                for at, by, n in zip((y, x), (rows, columns), expected.shape[1:], strict=True)
+            )
+            expected[s, y, x] += float(nll[s, row // step, column // step]) / shifts
+    found = networks.evidence(scan, None, shifts=shifts).nll_SHW
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_only_a_map_that_counts_the_nll_is_worth_the_shifts(networks: Networks, scan: EncodedScan) -> None:
+    def nll_under(**changed: object) -> np.ndarray:
+        detection = networks.settings.detection.model_copy(update={"nll_shifts": 5, **changed})
+        settings = networks.settings.model_copy(update={"detection": detection})
+        return replace(networks, settings=settings).evidence(scan, np.zeros(scan.slices_SHW.shape, np.float32)).nll_SHW
+
+    as_encoded = networks.evidence(scan, None, shifts=1).nll_SHW
+    assert not np.array_equal(nll_under(voxel_map="standardised", evidence=("nll",)), as_encoded)
+    assert np.array_equal(nll_under(voxel_map="standardised", evidence=("residual",)), as_encoded)
+    assert np.array_equal(nll_under(voxel_map="residual"), as_encoded)

@@ -174,6 +174,7 @@ _AUTO_DETECTION = DetectionSettings(
     evidence=("nll", "discriminator"),
     scan_score="parts",
     nll_sigma=2.5,
+    nll_shifts=9,
     calibration_restorations=3,
 )
 

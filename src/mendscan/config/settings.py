@@ -267,6 +267,9 @@ class DetectionSettings(_Frozen):
     """Gaussian smoothing of the residual before it is standardised, in voxels of the model grid."""
     nll_sigma: Amount = 3.0
     """The same for the code NLL."""
+    nll_shifts: Literal[1, 5, 9] = 1
+    """Places of the grid of codes over which the NLL is averaged as evidence: 1 = as encoded (the paper's NLL), 5 =
+    also a pixel away along both axes, 9 = along one of them, too."""
     texture_sigma: Amount = 1.0
     """The same for texture."""
     discriminator_sigma: Amount = 0.7

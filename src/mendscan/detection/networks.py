@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Literal, NamedTuple, get_args
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from mendscan.cohort.preparing import Prepared, evenly_spaced
 from mendscan.config import Settings
+from mendscan.detection.code_shifts import SHIFTS, shifted
 from mendscan.detection.devices import bfloat16_is_fast
 from mendscan.detection.evidence import Evidence
 from mendscan.detection.restoration import Schedule, draw_uniforms, restore
@@ -25,6 +27,7 @@ from mendscan.models.discriminator import Discriminator
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.parallel import available_cores, each_in_threads
+from mendscan.shapes import MapSHW
 
 __all__ = ["EncodedScan", "Networks", "Precision", "RestoredScan", "scan_generator", "scan_uniforms"]
 
@@ -229,10 +232,38 @@ class Networks:
             torch.stack([each.residual_HW for each in weighted]).numpy(),
         )
 
-    def evidence(self, scan: EncodedScan, residual_SHW: Float[np.ndarray, "S H W"] | None) -> Evidence:
-        """Return what speaks for an anomaly, voxel by voxel of the model grid; None where nothing was restored."""
-        upsampled = nll_map(scan.nll_Shw.numpy(), downsampling=self.settings.vqvae.downsampling)
-        return Evidence(residual_SHW, upsampled, scan.slices_SHW.numpy(), scan.foreground_SHW, scan.logits_SHW)
+    def evidence(
+        self, scan: EncodedScan, residual_SHW: Float[np.ndarray, "S H W"] | None, *, shifts: int | None = None
+    ) -> Evidence:
+        """Return what speaks for an anomaly, voxel by voxel of the model grid.
+
+        Args:
+            scan: The scan.
+            residual_SHW: What `restore` found; None if nothing was restored.
+            shifts: Over how many places of the grid of codes the NLL is averaged; None = as the settings say, if it is
+                part of their map.
+        """
+        detection = self.settings.detection
+        if shifts is None:
+            counts = detection.voxel_map == "standardised" and "nll" in detection.evidence
+            shifts = detection.nll_shifts if counts else 1
+        nll_SHW = self._nll_map(scan, SHIFTS[:shifts])
+        return Evidence(residual_SHW, nll_SHW, scan.slices_SHW.numpy(), scan.foreground_SHW, scan.logits_SHW)
+
+    def _nll_map(self, scan: EncodedScan, shifts: Sequence[tuple[int, int]]) -> MapSHW:
+        """Return the code NLL of every pixel, the mean over places of the grid; the first is where it was encoded."""
+        downsampling = self.settings.vqvae.downsampling
+        total_SHW = torch.from_numpy(nll_map(scan.nll_Shw.numpy(), downsampling=downsampling)).clone()
+        chunks = torch.arange(len(scan.at)).split(self._batching.slices)
+        for rows, columns in shifts[1:]:
+            moved_SHW = shifted(scan.slices_SHW, rows, columns)
+            jobs = [(moved_SHW[chunk], scan.position_S[chunk]) for chunk in chunks]
+            with folded_weights(self.prior):
+                parts = each_in_threads(self.codes_and_nll, jobs, workers=self._threads)
+            nll_Shw = torch.cat([nll for _, nll in parts]).cpu()
+            moved_back_SHW = torch.from_numpy(nll_map(nll_Shw.numpy(), downsampling=downsampling))
+            total_SHW += shifted(moved_back_SHW, -rows, -columns)
+        return (total_SHW / len(shifts)).numpy()
 
     def _groups(self, slices: int, restorations: int) -> list[Int[Tensor, " n"]]:
         """Return interleaved groups of slices: neighbours are alike, so that groups are equally much work."""
