@@ -173,8 +173,8 @@ _AUTO_DETECTION = DetectionSettings(
     voxel_map="standardised",
     evidence=("nll", "discriminator"),
     scan_score="parts",
-    nll_sigma=2.5,
-    nll_shifts=9,
+    nll_sigma=2.0,
+    nll_shifts=5,
     calibration_restorations=3,
 )
 

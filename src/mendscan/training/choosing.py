@@ -36,7 +36,7 @@ __all__ = ["CANDIDATES", "Chosen", "LabelledEvidence", "choose_detection"]
 CANDIDATES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "evidence": (("nll", "discriminator"), ("nll",), ("discriminator",), ("nll", "texture", "discriminator")),
-        "nll_sigma": (1.5, 2.5, 3.5),
+        "nll_sigma": (1.5, 2.0, 3.0),
     }
 )
 """Values of detection settings, in the order in which they are chosen.  None needs restorations, which take longer."""
