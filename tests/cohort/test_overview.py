@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cohort.anatomy import anatomy, scan
-from mendscan.cohort.overview import ORIENTATIONS, Overview, best_match, overview
+from mendscan.cohort.overview import ORIENTATIONS, Overview, Picture, overview
 from mendscan.cohort.template import SIDES, Template
 
 
@@ -36,10 +36,23 @@ def test_the_best_match_is_that_of_trying_every_shift() -> None:
         of = tuple(slice(t.start - s, t.stop - s) for t, s in zip(to, (a, b, c), strict=True))
         if fixed[to].size >= moved.size / 2:
             found[a, b, c] = correlation(fixed[to], moved[of])
-    match = best_match(box(moved), fixed, np.ones(fixed.shape, bool))
+    match = Picture(fixed, np.ones(fixed.shape, bool)).best_match(box(moved))
     assert match.shift == max(found, key=lambda at: found[at])
     assert match.agreement == pytest.approx(max(found.values()), abs=1e-5)
     assert match.lowest == pytest.approx(min(found.values()), abs=1e-5)
+
+
+def test_what_overviews_of_one_shape_share_changes_no_match() -> None:
+    """Whole ones and one with a hole, in turn, on one picture and on a new one each."""
+    generator = np.random.default_rng(5)
+    covered = generator.random((6, 6, 5)) > 0.2
+    values = generator.normal(size=covered.shape)
+    shared = Picture(values, covered)
+    holed = np.ones((4, 4, 4), bool)
+    holed[0, 1:3] = False
+    for own_XYZ in (holed | True, holed, holed | True, holed):
+        moving = Overview(generator.normal(size=own_XYZ.shape).astype(np.float32), own_XYZ, own_XYZ)
+        assert shared.best_match(moving) == Picture(values, covered).best_match(moving)
 
 
 def test_cells_that_are_not_covered_say_nothing() -> None:
@@ -47,7 +60,7 @@ def test_cells_that_are_not_covered_say_nothing() -> None:
     covered = np.ones(fixed.shape, bool)
     covered[:2] = False
     garbage = np.where(covered, fixed, 100.0)
-    match = best_match(box(fixed[1:5, 1:, 2:]), garbage, covered)
+    match = Picture(garbage, covered).best_match(box(fixed[1:5, 1:, 2:]))
     assert match.shift == (1, 1, 2)
     assert match.agreement == pytest.approx(1.0, abs=1e-6)
 

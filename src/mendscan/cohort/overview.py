@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Float64
 
 from mendscan.cohort.fingerprint import BACKGROUND
 from mendscan.cohort.preparing import foreground_threshold
@@ -18,7 +19,7 @@ from mendscan.shapes import Affine
 from mendscan.volumes.grid import resampled_grid
 from mendscan.volumes.volume import Volume
 
-__all__ = ["ORIENTATIONS", "Match", "Orientation", "Overview", "best_match", "overview"]
+__all__ = ["ORIENTATIONS", "Match", "Orientation", "Overview", "Picture", "overview"]
 
 Orientation = tuple[tuple[int, int, int], tuple[int, int, int]]
 """How axes are read: which axis of the scan comes first, second, third, and 1 or -1 for each."""
@@ -86,56 +87,104 @@ def overview(volume: Volume, *, cell_mm: float) -> Overview:
     return Overview(clipped_XYZ, covered_XYZ, foreground_XYZ)
 
 
-def best_match(
-    moving: Overview, values_XYZ: Float[np.ndarray, "X Y Z"], covered_XYZ: Bool[np.ndarray, "X Y Z"]
-) -> Match:
-    """Return where an overview fits a picture best.
+class Picture:
+    """What overviews are laid on, at every shift.
 
-    The normalised correlation of two masked pictures at every shift, by Fourier transforms (Padfield, "Masked object
-    registration in the Fourier domain", IEEE TIP 2012).
+    The normalised correlation of two masked pictures by Fourier transforms (Padfield, "Masked object registration in
+    the Fourier domain", IEEE TIP 2012).  Overviews of one shape share the transforms of the picture, and those that
+    cover all of their box, which most do, what depends on the box alone: two thirds of the work for a scan that is
+    tried in 48 orientations.
 
     Args:
-        moving: The overview.
         values_XYZ: The picture.
         covered_XYZ: Where it says something.
     """
-    correlation, first = _correlation_at_every_shift(moving, values_XYZ, covered_XYZ)
-    best = np.unravel_index(int(np.nanargmax(correlation)), correlation.shape)
-    x, y, z = (int(at) + start for at, start in zip(best, first, strict=True))
-    return Match(float(correlation[best]), (x, y, z), float(np.nanmin(correlation)))
+
+    def __init__(self, values_XYZ: Float[np.ndarray, "X Y Z"], covered_XYZ: Bool[np.ndarray, "X Y Z"]) -> None:
+        self._values_XYZ, self._covered_XYZ = values_XYZ, covered_XYZ
+        self._frames: dict[tuple[int, ...], _Frame] = {}
+
+    def best_match(self, moving: Overview) -> Match:
+        """Return where an overview fits the picture best."""
+        shape = moving.values_XYZ.shape
+        if shape not in self._frames:
+            self._frames[shape] = _Frame(self._values_XYZ, self._covered_XYZ, shape)
+        correlation = self._frames[shape].correlation(moving)
+        best = np.unravel_index(int(np.nanargmax(correlation)), correlation.shape)
+        x, y, z = (int(at) - (n - 1) for at, n in zip(best, shape, strict=True))
+        return Match(float(correlation[best]), (x, y, z), float(np.nanmin(correlation)))
 
 
-def _correlation_at_every_shift(
-    moving: Overview, values_XYZ: Float[np.ndarray, "X Y Z"], covered_XYZ: Bool[np.ndarray, "X Y Z"]
-) -> tuple[Float[np.ndarray, "a b c"], tuple[int, ...]]:
-    from scipy.fft import irfftn, next_fast_len, rfftn
+class _Under(NamedTuple):
+    """The picture under the cells of an overview, at every shift."""
 
-    shape = [a + b - 1 for a, b in zip(values_XYZ.shape, moving.values_XYZ.shape, strict=True)]
-    padded = [next_fast_len(n, real=True) for n in shape]
+    cells: Float64[np.ndarray, "a b c"]
+    """How many both cover, at least 1."""
+    enough: Bool[np.ndarray, "a b c"]
+    """Where they are enough to compare."""
+    mean: Float64[np.ndarray, "a b c"]
+    spread: Float64[np.ndarray, "a b c"]
+    """Sum of the squared deviations from the mean."""
 
-    def transformed(picture: np.ndarray) -> np.ndarray:
-        return np.asarray(rfftn(picture, padded))
 
-    def summed(fixed: np.ndarray, moved: np.ndarray) -> np.ndarray:
-        whole = np.asarray(irfftn(fixed * moved.conj(), padded))
+class _Frame:
+    """A picture, ready for overviews of one shape; the first shift lays their last cell on its first."""
+
+    def __init__(
+        self,
+        values_XYZ: Float[np.ndarray, "X Y Z"],
+        covered_XYZ: Bool[np.ndarray, "X Y Z"],
+        moving_shape: tuple[int, ...],
+    ) -> None:
+        from scipy.fft import next_fast_len
+
+        self._shape = tuple(a + b - 1 for a, b in zip(values_XYZ.shape, moving_shape, strict=True))
+        self._padded = [next_fast_len(n, real=True) for n in self._shape]
+        self._first = tuple(n - 1 for n in moving_shape)
+        still = _centred(values_XYZ, covered_XYZ)
+        self._cells = int(covered_XYZ.sum())
+        self._mask = self._transformed(covered_XYZ.astype(np.float64))
+        self._still, self._squares = self._transformed(still), self._transformed(still**2)
+        self._under_all: _Under | None = None
+
+    def correlation(self, moving: Overview) -> Float64[np.ndarray, "a b c"]:
+        """Return the normalised correlation at every shift, in [-1, 1]; NaN where it means nothing."""
+        under = self._under(moving.covered_XYZ)
+        values = _centred(moving.values_XYZ, moving.covered_XYZ)
+        moves, squares = self._transformed(values), self._transformed(values**2)
+        mean = self._summed(self._mask, moves) / under.cells
+        together = self._summed(self._still, moves) - under.cells * under.mean * mean
+        spread = self._summed(self._mask, squares) - under.cells * mean**2
+        size = np.sqrt(np.maximum(under.spread, 0) * np.maximum(spread, 0))
+        told = under.enough & (size > 1e-6 * size.max())
+        return np.clip(np.where(told, together / np.where(told, size, 1), np.nan), -1, 1)
+
+    def _under(self, covered_XYZ: Bool[np.ndarray, "x y z"]) -> _Under:
+        if not covered_XYZ.all():
+            return self._computed_under(covered_XYZ)
+        if self._under_all is None:
+            self._under_all = self._computed_under(covered_XYZ)
+        return self._under_all
+
+    def _computed_under(self, covered_XYZ: Bool[np.ndarray, "x y z"]) -> _Under:
+        own = self._transformed(covered_XYZ.astype(np.float64))
+        cells = np.maximum(self._summed(self._mask, own).round(), 1)
+        mean = self._summed(self._still, own) / cells
+        enough = cells >= _SMALLEST_OVERLAP * min(self._cells, int(covered_XYZ.sum()))
+        return _Under(cells, enough, mean, self._summed(self._squares, own) - cells * mean**2)
+
+    def _transformed(self, picture: Float64[np.ndarray, "x y z"]) -> np.ndarray:
+        from scipy.fft import rfftn
+
+        return np.asarray(rfftn(picture, self._padded))
+
+    def _summed(self, fixed: np.ndarray, moved: np.ndarray) -> Float64[np.ndarray, "a b c"]:
+        """Return the sum of products at every shift."""
+        from scipy.fft import irfftn
+
+        whole = np.asarray(irfftn(fixed * moved.conj(), self._padded))
         # Shifts below 0 are at the end of the transform.
-        starts = [-(n - 1) for n in moving.values_XYZ.shape]
-        return np.roll(whole, [-start for start in starts], axis=(0, 1, 2))[tuple(slice(n) for n in shape)]
-
-    still = _centred(values_XYZ, covered_XYZ)
-    moves = _centred(moving.values_XYZ, moving.covered_XYZ)
-    mask, own = covered_XYZ.astype(np.float64), moving.covered_XYZ.astype(np.float64)
-    f_mask, f_own, f_still, f_moves = (transformed(picture) for picture in (mask, own, still, moves))
-    overlap = np.maximum(summed(f_mask, f_own).round(), 1)
-    mean_still, mean_moves = summed(f_still, f_own) / overlap, summed(f_mask, f_moves) / overlap
-    together = summed(f_still, f_moves) - overlap * mean_still * mean_moves
-    spread_still = summed(transformed(still**2), f_own) - overlap * mean_still**2
-    spread_moves = summed(f_mask, transformed(moves**2)) - overlap * mean_moves**2
-    size = np.sqrt(np.maximum(spread_still, 0) * np.maximum(spread_moves, 0))
-    enough = overlap >= _SMALLEST_OVERLAP * min(mask.sum(), own.sum())
-    told = enough & (size > 1e-6 * size.max())
-    correlation = np.where(told, together / np.where(told, size, 1), np.nan)
-    return np.clip(correlation, -1, 1), tuple(-(n - 1) for n in moving.values_XYZ.shape)
+        return np.roll(whole, self._first, axis=(0, 1, 2))[tuple(slice(n) for n in self._shape)]
 
 
 def _centred(values_XYZ: Float[np.ndarray, "X Y Z"], inside_XYZ: Bool[np.ndarray, "X Y Z"]) -> np.ndarray:

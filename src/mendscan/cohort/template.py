@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 
-from mendscan.cohort.overview import ORIENTATIONS, Match, Overview, best_match
+from mendscan.cohort.overview import ORIENTATIONS, Overview, Picture
 
 __all__ = ["SIDES", "Fit", "Template"]
 
@@ -65,7 +65,8 @@ class Template:
         """
         frame = tuple(int(n) for n in np.max([each.values_XYZ.shape for each in overviews], axis=0))
         first = sum((_Pile.of(each, _middle(each, frame), frame) for each in overviews), _Pile.empty(frame))
-        own = [_Pile.of(each, first.template().match(each).shift, frame) for each in overviews]
+        picture = first.template().picture
+        own = [_Pile.of(each, picture.best_match(each).shift, frame) for each in overviews]
         pile = sum(own, _Pile.empty(frame))
         fits = [(pile - part).template().fit(each) for each, part in zip(overviews, own, strict=True)]
         return pile.template(), fits
@@ -75,15 +76,17 @@ class Template:
         """Which cells say something of most scans."""
         return self.share_XYZ >= _COMMON
 
-    def match(self, scan: Overview) -> Match:
-        """Return where a scan fits the template best."""
-        return best_match(scan, self.values_XYZ, self.covered_XYZ)
+    @property
+    def picture(self) -> Picture:
+        """What scans are laid on."""
+        return Picture(self.values_XYZ, self.covered_XYZ)
 
     def fit(self, scan: Overview) -> Fit:
         """Return how a scan fits the template."""
-        match = self.match(scan)
+        picture = self.picture
+        match = picture.best_match(scan)
         own = _fisher_z(match.agreement)
-        gain = np.array([_fisher_z(self.match(scan.turned(way)).agreement) - own for way in ORIENTATIONS])
+        gain = np.array([_fisher_z(picture.best_match(scan.turned(way)).agreement) - own for way in ORIENTATIONS])
         return Fit(own, _fisher_z(-match.lowest), gain, self._missing(scan, match.shift))
 
     def _missing(self, scan: Overview, shift: tuple[int, int, int]) -> Float64[np.ndarray, " 6"]:
