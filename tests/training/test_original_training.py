@@ -175,7 +175,7 @@ def test_both_losses_of_both_networks_are_recorded_for_every_epoch(trained: tupl
         assert min(steps) <= whole[0]["epoch_loss"] <= max(steps)
 
 
-@pytest.mark.parametrize(("stage", "step"), [("vqvae", 4), ("prior", 5)])
+@pytest.mark.parametrize(("stage", "step"), [pytest.param("vqvae", 4, marks=pytest.mark.slow), ("prior", 5)])
 def test_stopped_within_an_epoch_and_resumed_equals_uninterrupted(
     trained: tuple[Path, list[EpochEstimate]], healthy: Path, tmp_path: Path, stage: str, step: int
 ) -> None:

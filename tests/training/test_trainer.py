@@ -75,6 +75,7 @@ def test_the_same_seed_gives_the_same_bytes(model: Path, healthy: Path, tmp_path
     assert digests(tmp_path / "again") == digests(model)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_model(model: Path, healthy: Path, tmp_path: Path) -> None:
     train(healthy, tmp_path / "other", assignments=SMALL, seed=1)
     assert digests(tmp_path / "other")["model.safetensors"] != digests(model)["model.safetensors"]
