@@ -186,6 +186,8 @@ def evidence_rows(bench: Ablation) -> Rows:
     of_residual, of_nll = (lambda e: e.residual_SHW), (lambda e: e.nll_SHW)
     return {
         "nll + discriminator (auto)": bench.evaluated(bench.maps(pool)),
+        "the same, nll on 1 grid of codes": bench.evaluated(bench.maps(bench.pool(shifts=1))),
+        "the same, nll on 9 grids": bench.evaluated(bench.maps(bench.pool(shifts=9))),
         "the paper's pooled residual": bench.evaluated(bench.maps(pool, with_(detection, voxel_map="residual"))),
         "residual, neither smoothed nor standardised": bench.evaluated(raw(pool, of_residual, 0.0)),
         "residual, smoothed only": bench.evaluated(raw(pool, of_residual, detection.residual_sigma)),
@@ -328,7 +330,7 @@ class Ablation:
         self._cases = [self._see(path, read_volume(path)) for path in find_scans(output / "test" / "scans")]
         self._healthy, self._model = known, model
         self._restored: dict[tuple[str, float], torch.Tensor] = {}
-        self._pools: dict[tuple[int, float, float], Pool] = {}
+        self._pools: dict[tuple[int, float, float, int], Pool] = {}
 
     @property
     def detection(self) -> DetectionSettings:
@@ -339,7 +341,12 @@ class Ablation:
         return Seen(case_name(path), volume, prepared, self.networks.encode(prepared))
 
     def pool(
-        self, *, restorations: int | None = None, temperature: float | None = None, percentile: float | None = None
+        self,
+        *,
+        restorations: int | None = None,
+        temperature: float | None = None,
+        percentile: float | None = None,
+        shifts: int | None = None,
     ) -> Pool:
         """The evidence of every scan, with the model's own settings where none are given."""
         settings = self.detection
@@ -347,6 +354,7 @@ class Ablation:
             settings.restorations if restorations is None else restorations,
             settings.temperature if temperature is None else temperature,
             settings.restoration_percentile if percentile is None else percentile,
+            settings.nll_shifts if shifts is None else shifts,
         )
         if key not in self._pools:
             nll = np.concatenate([scan.encoded.nll_Shw.numpy().ravel() for scan in self._healthy])
@@ -368,8 +376,8 @@ class Ablation:
     def both(self) -> tuple[list[Seen], list[Seen]]:
         return self._healthy, self._cases
 
-    def _evidence(self, scan: Seen, key: tuple[int, float, float], threshold_nats: float) -> Evidence:
-        restorations, temperature, percentile = key
+    def _evidence(self, scan: Seen, key: tuple[int, float, float, int], threshold_nats: float) -> Evidence:
+        restorations, temperature, percentile, shifts = key
         if (scan.name, percentile) not in self._restored:
             slices, height, width = scan.encoded.codes_Shw.shape
             generator = scan_generator(scan.encoded.codes_hash, 0)
@@ -381,7 +389,7 @@ class Ablation:
         networks = replace(self.networks, settings=settings.model_copy(update={"detection": detection}))
         restored = networks.weighed(scan.encoded, self._restored[scan.name, percentile][:restorations])
         self._progress.advance()
-        return networks.evidence(scan.encoded, restored.residual_SHW)
+        return networks.evidence(scan.encoded, restored.residual_SHW, shifts=shifts)
 
     def maps(self, pool: Pool, settings: DetectionSettings | None = None) -> Iterator[MapSHW]:
         """The maps of every case as the product makes them."""

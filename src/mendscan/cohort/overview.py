@@ -92,8 +92,8 @@ class Picture:
 
     The normalised correlation of two masked pictures by Fourier transforms (Padfield, "Masked object registration in
     the Fourier domain", IEEE TIP 2012).  Overviews of one shape share the transforms of the picture, and those that
-    cover all of their box, which most do, what depends on the box alone: two thirds of the work for a scan that is
-    tried in 48 orientations.
+    cover all of their box, which most do, what depends on the box alone: of the twelve transforms for each of 48
+    orientations of a scan, seven.
 
     Args:
         values_XYZ: The picture.
