@@ -132,11 +132,8 @@ class Detector:
         with one_thread(self.networks.device):
             prepared, encoded, warnings = self._admit(volume, strict=strict)
             restored = restoring(encoded) if maps or self._needs_restorations(scores) else None
-            evidence = self.networks.evidence(
-                encoded,
-                None if restored is None else restored.residual_SHW,
-                shifts=None if scores == "auto" else 1,
-            )
+            residual_SHW = None if restored is None else restored.residual_SHW
+            evidence = self.networks.evidence(encoded, residual_SHW, shifts=None if scores == "auto" else 1)
             nats = self._nats(evidence, scores, maps=maps)
             said = self._scan_score(prepared, encoded, nats)
             map_XYZ = restored_XYZ = None
