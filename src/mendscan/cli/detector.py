@@ -95,7 +95,7 @@ def detect(
     ],
     results: Annotated[Path, typer.Option("--output", "-o", help="Results folder to write.")],
     restorations: Annotated[
-        int | None, typer.Option(min=1, help="Restorations per slice; the model's setting (15) by default.")
+        int | None, typer.Option(min=1, help="Restorations drawn per slice; by default as the model has it.")
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.auto,

@@ -172,6 +172,7 @@ _AUTO_TRAINING = TrainingSettings(
 _AUTO_DETECTION = DetectionSettings(
     voxel_map="standardised",
     evidence=("nll", "discriminator"),
+    restored_scan="soft",
     scan_score="parts",
     nll_sigma=2.0,
     nll_shifts=5,

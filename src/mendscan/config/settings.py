@@ -250,6 +250,9 @@ class DetectionSettings(_Frozen):
     """Healthy versions drawn per slice."""
     temperature: Amount = 3.0
     """Sharpness of the weights of the restorations, φ = softmax(temperature / mean |y − r|)."""
+    restored_scan: Literal["sampled", "soft"] = "sampled"
+    """What is shown as the restored scan.  ``sampled``: the weighted mean of the restorations that were drawn.
+    ``soft``: unlikely codes replaced by the vector that the prior expects; none is drawn unless the map needs some."""
     voxel_map: Literal["residual", "standardised"] = "residual"
     """``residual``: the paper's pooled residual, clipped to 1.  ``standardised``: kinds of `evidence`, each smoothed
     and standardised by healthy statistics per position, combined by healthy tail probabilities."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from mendscan.detection.calibration import Calibration, Scores
 from mendscan.detection.calibration_values import checked_calibration
 from mendscan.detection.devices import choose_device, one_thread
 from mendscan.detection.evidence import Evidence
-from mendscan.detection.networks import EncodedScan, Networks, Precision
+from mendscan.detection.networks import EncodedScan, Networks, Precision, RestoredScan
 from mendscan.detection.restoration import Schedule
 from mendscan.detection.scan_score import ScanScore
 from mendscan.detection.voxel_calibration import paper_map
@@ -100,7 +100,7 @@ class Detector:
 
         Args:
             scan: A file or folder that `read_volume` reads, a `Volume`, or a pair (array, affine).
-            restorations: R; None for the model's setting (the paper: 15).
+            restorations: R; None for the model's settings (the paper: 15), by which there may be none (``soft``).
             seed: Seed of the restorations; together with the scan's codes it decides every sample.
             maps: Whether to restore and map; without, only the score is computed, faster.
             schedule: How restored codes are computed; all schedules give the same, the others far more slowly.
@@ -121,14 +121,8 @@ class Detector:
         """
         kept_above = self._finding_threshold(false_positives_per_scan, scores)
         volume, started = as_volume(scan, strict=strict), time.perf_counter()
-        restoring = partial(
-            self.networks.restore,
-            restorations=restorations or self.settings.detection.restorations,
-            threshold_nats=self.calibration.thresholds.restoration,
-            seed=seed,
-            schedule=schedule,
-            precision=precision,
-        )
+        drawn = self.restorations_drawn(restorations, scores)
+        restoring = self._restoring(drawn, seed=seed, schedule=schedule, precision=precision)
         with one_thread(self.networks.device):
             prepared, encoded, warnings = self._admit(volume, strict=strict)
             restored = restoring(encoded) if maps or self._needs_restorations(scores) else None
@@ -208,6 +202,35 @@ class Detector:
         if strict:
             _refuse_unfit(volume, warnings)
         return prepared, encoded, warnings
+
+    def restorations_drawn(self, asked: int | None, scores: Scores) -> int:
+        """Return how many restorations of a slice are drawn; 0 = none, the scan is restored softly.
+
+        Args:
+            asked: R, if its number was given.
+            scores: As in `detect`.
+        """
+        settings, kinds = self.settings.detection, self.calibration.voxels.kinds
+        needed = scores == "paper" or not kinds or "residual" in kinds
+        if settings.restored_scan == "soft" and asked is None and not needed:
+            return 0
+        return asked or settings.restorations
+
+    def _restoring(
+        self, count: int, *, seed: int, schedule: Schedule, precision: Precision
+    ) -> Callable[[EncodedScan], RestoredScan]:
+        """Return how a scan is restored."""
+        threshold_nats = self.calibration.thresholds.restoration
+        if count == 0:
+            return partial(self.networks.restore_softly, threshold_nats=threshold_nats)
+        return partial(
+            self.networks.restore,
+            restorations=count,
+            threshold_nats=threshold_nats,
+            seed=seed,
+            schedule=schedule,
+            precision=precision,
+        )
 
     def _needs_restorations(self, scores: Scores) -> bool:
         """Return whether even the score needs them."""

@@ -20,6 +20,7 @@ from mendscan.detection.devices import bfloat16_is_fast
 from mendscan.detection.evidence import Evidence
 from mendscan.detection.restoration import Schedule, draw_uniforms, restore
 from mendscan.detection.scoring import WeightedRestoration, clipped_nll_score, nll_map, weigh_restorations
+from mendscan.detection.soft_restoration import restore_softly
 from mendscan.errors import SettingsError
 from mendscan.models.causal import folded_weights
 from mendscan.models.decoding import SliceDecoder
@@ -93,10 +94,12 @@ class EncodedScan:
 
 
 class RestoredScan(NamedTuple):
-    """The restorations of a scan, weighed, on the model grid."""
+    """A scan restored, on the model grid."""
 
     restored_SHW: Float[np.ndarray, "S H W"]
-    residual_SHW: Float[np.ndarray, "S H W"]
+    """The weighted mean of the restorations that were drawn, or the soft restoration."""
+    residual_SHW: Float[np.ndarray, "S H W"] | None
+    """How far the restorations that were drawn differ from the scan, weighed; None of a soft restoration."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +196,20 @@ class Networks:
             scan, uniforms, threshold_nats=threshold_nats, schedule=schedule, precision=precision
         )
         return self.weighed(scan, codes, precision=precision)
+
+    def restore_softly(self, scan: EncodedScan, *, threshold_nats: float) -> RestoredScan:
+        """Replace unlikely codes by what the prior expects, without drawing any sample.
+
+        Args:
+            scan: The scan.
+            threshold_nats: λ_p.
+        """
+        chunks = torch.arange(len(scan.at)).split(self._batching.slices)
+        jobs = [(scan.codes_Shw[chunk].to(self.device), scan.position_S[chunk].to(self.device)) for chunk in chunks]
+        work = partial(restore_softly, self.vqvae, self.prior, threshold_nats=threshold_nats)
+        with folded_weights(self.prior):
+            parts = each_in_threads(work, jobs, workers=self._threads)
+        return RestoredScan(torch.cat([part.float().cpu() for part in parts]).numpy(), None)
 
     def restored_codes(
         self,

@@ -77,7 +77,7 @@ def _run_facts(detector: Detector, options: Options) -> dict[str, Any]:
         "python": platform.python_version(),
         "model": detector.model_hash,
         "seed": options.seed,
-        "restorations": options.restorations or settings.restorations,
+        "restorations": detector.restorations_drawn(options.restorations, options.scores),
         "maps": options.maps,
         "schedule": options.schedule,
         "precision": options.precision,
