@@ -170,7 +170,7 @@ def filled(assignments: Sequence[str], output: Path) -> list[str]:
 
 def load_networks(model: Path) -> Networks:
     bundle = load_bundle(model)
-    return Networks(bundle.vqvae, bundle.prior, bundle.settings, discriminator=bundle.discriminator)
+    return Networks.of(bundle.networks, bundle.settings, device=torch.device("cpu"))
 
 
 # --- the ways to read the same networks ------------------------------------------------------------------------------

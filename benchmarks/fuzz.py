@@ -389,7 +389,6 @@ def _tiny_model(folder: Path) -> Path:
         detection=DetectionSettings(voxel_map="standardised", evidence=("nll",)),
     )
     torch.manual_seed(0)
-    networks: dict[str, Any] = networks_of(settings)
     grid = np.ones((8, 16, 16), np.float32)
     tail = TailTable.of(np.random.default_rng(0).normal(size=20_000))
     kinds = {"nll": HealthyKind((HealthyReference(grid.copy(), grid.copy(), 1.0),), tail)}
@@ -399,12 +398,12 @@ def _tiny_model(folder: Path) -> Path:
     save_bundle(
         folder,
         settings=settings,
+        networks=networks_of(settings),
         calibration=calibration.to_json(),
         calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
         plan={"decisions": [{"setting": "vqvae.codes", "value": 12, "why": "tiny"}], "fingerprint": {"scans": 3}},
         split={"training": ["00" * 32], "calibration": ["11" * 32]},
         card="# Tiny\n",
-        **networks,
     )
     return folder
 

@@ -303,8 +303,7 @@ def measure_whole_scan(
     save_bundle(
         model,
         settings=networks.settings,
-        vqvae=networks.vqvae,
-        prior=networks.prior,
+        networks=networks.parts,
         calibration=calibration.to_json(),
         calibration_arrays={},
         plan={},

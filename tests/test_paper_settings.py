@@ -14,6 +14,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "paper-settings.md").read_text(enco
 ROWS = re.findall(r"^\| [^|]+ \| `([a-z_]+\.\w+)` \| ([^|]+) \| ([^|]+) \|", PAGE, flags=re.MULTILINE)
 NOT_THE_PAPERS = {
     "preparation.spacing_mm": "for fit=resample only",
+    "preparation.planes": "for the standardised map only",
     "codebook.decay": "use is followed, but moves no code",
     "training.steps": "follows from epochs",
     "training.validation_fraction": "of the deviations",

@@ -82,8 +82,7 @@ def save_model(folder: Path, networks: Networks, calibration: Calibration) -> No
     save_bundle(
         folder,
         settings=networks.settings,
-        vqvae=networks.vqvae,
-        prior=networks.prior,
+        networks=networks.parts,
         calibration=calibration.to_json(),
         calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
         plan={},

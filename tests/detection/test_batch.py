@@ -267,8 +267,7 @@ def test_a_model_of_an_earlier_version_detects_but_refuses_a_wanted_number(
     save_bundle(
         make_folder(tmp_path / "earlier"),
         settings=networks.settings,
-        vqvae=networks.vqvae,
-        prior=networks.prior,
+        networks=networks.parts,
         calibration={name: value for name, value in calibration.to_json().items() if name != "healthy_peaks"},
         calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
         plan={},

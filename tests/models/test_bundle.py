@@ -58,8 +58,7 @@ def save_to(folder: Path, settings: Settings, networks: tuple[VQVAE, PixelSNAIL]
     save_bundle(
         folder,
         settings=settings,
-        vqvae=networks[0],
-        prior=networks[1],
+        networks={"vqvae": networks[0], "prior": networks[1]},
         calibration=CALIBRATION,
         calibration_arrays=arrays,
         plan={"why": "test"},
@@ -84,7 +83,7 @@ def test_every_tensor_comes_back_bit_for_bit(
 ) -> None:
     bundle = load_bundle(pristine)
     assert isinstance(bundle, Bundle)
-    for saved, loaded in zip(networks, (bundle.vqvae, bundle.prior), strict=True):
+    for saved, loaded in zip(networks, bundle.networks.values(), strict=True):
         assert not loaded.training
         assert saved.state_dict().keys() == loaded.state_dict().keys()
         for name, tensor in saved.state_dict().items():
@@ -101,8 +100,8 @@ def test_the_loaded_networks_compute_the_same_bits(pristine: Path, networks: tup
     bundle, (vqvae, prior) = load_bundle(pristine), networks
     codes, slices, position = torch.randint(12, (3, 4, 4)), torch.randn(3, 16, 16), torch.tensor([-0.5, 0.1, 0.5])
     with torch.inference_mode():
-        assert torch.equal(bundle.prior(codes, position), prior(codes, position))
-        assert torch.equal(bundle.vqvae(slices, position).slices_BHW, vqvae(slices, position).slices_BHW)
+        assert torch.equal(bundle.networks["prior"](codes, position), prior(codes, position))
+        assert torch.equal(bundle.networks["vqvae"](slices, position).slices_BHW, vqvae(slices, position).slices_BHW)
 
 
 def test_batch_norm_statistics_are_saved_too(
@@ -114,7 +113,9 @@ def test_batch_norm_statistics_are_saved_too(
     save_to(tmp_path, settings, (vqvae.eval(), networks[1]), arrays)
     slices, position = torch.randn(2, 16, 16), torch.zeros(2)
     with torch.inference_mode():
-        assert torch.equal(load_bundle(tmp_path).vqvae.encode(slices, position), vqvae.encode(slices, position))
+        assert torch.equal(
+            load_bundle(tmp_path).networks["vqvae"].encode(slices, position), vqvae.encode(slices, position)
+        )
 
 
 def test_the_same_model_gives_the_same_bytes_and_hash(

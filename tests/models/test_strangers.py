@@ -53,7 +53,9 @@ def test_an_honest_model_passes(model: Path) -> None:
     assert found.bound
     assert found.format == FORMAT_VERSION
     assert found.model_hash == Detector.load(model, device="cpu").model_hash
-    assert found.parameters["prior"] == sum(t.numel() for t in load_bundle(model).prior.state_dict().values())
+    assert found.parameters["prior"] == sum(
+        t.numel() for t in load_bundle(model).networks["prior"].state_dict().values()
+    )
     assert found.signed_by is None
 
 
@@ -393,8 +395,7 @@ def test_a_model_saved_again_is_the_same(model: Path, tmp_path: Path) -> None:
     save_bundle(
         tmp_path / "again",
         settings=bundle.settings,
-        vqvae=bundle.vqvae,
-        prior=bundle.prior,
+        networks=bundle.networks,
         calibration=bundle.calibration,
         calibration_arrays=bundle.calibration_arrays,
         plan=bundle.plan,

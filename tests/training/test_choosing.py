@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import mendscan
 from mendscan.cohort.selection_cases import with_selection_anomalies
@@ -42,7 +43,7 @@ def model(few_cases: None, healthy: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def networks(model: Path) -> Networks:
     bundle = load_bundle(model)
-    return Networks(bundle.vqvae, bundle.prior, bundle.settings, discriminator=bundle.discriminator)
+    return Networks.of(bundle.networks, bundle.settings, device=torch.device("cpu"))
 
 
 def parts(model: Path, healthy: Path) -> dict[str, list[Path]]:

@@ -332,4 +332,4 @@ def test_the_summary_counts_weights(files, tmp_path: Path) -> None:
     summary: ImportSummary = import_original(files[1], tmp_path / "m", assignments=SIZES, device="cpu")
     assert set(summary.parameters) == {"vqvae", "prior"}
     bundle = load_bundle(tmp_path / "m")
-    assert summary.parameters["prior"] == sum(p.numel() for p in bundle.prior.parameters())
+    assert summary.parameters["prior"] == sum(p.numel() for p in bundle.networks["prior"].parameters())

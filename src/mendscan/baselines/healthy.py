@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +142,7 @@ class HealthyCohort:
         deforming = {"brightness": 0.0, "contrast": 0.0, "blur_sigma_pixels": 0.0, "noise": 0.0, "keep_zero": False}
         augmentation = self.settings.augmentation.model_copy(update=deforming)
         settings = self.settings.model_copy(update={"augmentation": augmentation})
-        return slice_data(SliceStore(self.foreground_NSHW, self.store.hashes), hashes, settings, self.device)
+        return slice_data(replace(self.store, slices_NSHW=self.foreground_NSHW), hashes, settings, self.device)
 
     def train_NSHW(self) -> Float[np.ndarray, "N S H W"]:
         """Return the training scans, prepared, in half precision."""

@@ -52,11 +52,20 @@ class SliceStore:
 
     Attributes:
         slices_NSHW: Scan, slice, height, width.
+        slice_axis: The axis that comes first in a scan.
         hashes: The content hash of each scan.
     """
 
     slices_NSHW: np.ndarray
+    slice_axis: str
     hashes: tuple[str, ...]
+
+    def cut_along(self, axis: str) -> np.ndarray:
+        """Return a view of the scans, N × S × H × W, with slices along `axis`; both are seen as an array."""
+        if axis == self.slice_axis:
+            return self.slices_NSHW
+        scans_NXYZ = np.moveaxis(self.slices_NSHW, 1, 1 + "XYZ".index(self.slice_axis))
+        return np.moveaxis(scans_NXYZ, 1 + "XYZ".index(axis), 1)
 
     def rows(self, hashes: Sequence[str]) -> list[int]:
         """Return the indices of scans given by their content hashes."""
@@ -137,7 +146,7 @@ def prepare_cohort(
     target = folder / f"slices-{_store_key(hashes, settings.preparation)}.npy"
     if not _is_whole(target, progress):
         _fill(paths, reader, settings, target, progress)
-    return SliceStore(np.load(target, mmap_mode="r"), tuple(hashes))
+    return SliceStore(np.load(target, mmap_mode="r"), settings.slice_axis, tuple(hashes))
 
 
 def _is_whole(target: Path, progress: Progress) -> bool:

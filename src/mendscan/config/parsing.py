@@ -31,8 +31,10 @@ def parse_settings(values: Any, *, where: object) -> Settings:
         settings = Settings.model_validate(_as_tuples(values), strict=True)
     except ValidationError as error:
         raise _as_settings_error(error, where) from None
-    _check_shapes(settings, where)
-    _check_preparation(settings, where)
+    for plane in (settings, *settings.further_planes.values()):
+        _check_shapes(plane, where)
+        _check_preparation(plane, where)
+    _check_planes(settings, where)
     _check_ranges(settings, where)
     _check_evidence(settings, where)
     return settings
@@ -174,6 +176,20 @@ def _check_preparation(settings: Settings, where: object) -> None:
             where=where,
             found=f"{margin} at either end of {settings.slices} slices",
             expected="less than half of them",
+        )
+
+
+def _check_planes(settings: Settings, where: object) -> None:
+    preparation = settings.preparation
+    if preparation.planes == 1:
+        return
+    if preparation.slice_view != "array" or preparation.scored_slices is not None:
+        raise SettingsError(
+            "three planes need every slice, as an array",
+            where=where,
+            found=f"preparation.slice_view={preparation.slice_view}, "
+            f"preparation.scored_slices={preparation.scored_slices or 'none'}",
+            remedy="set them to array and none, or preparation.planes=1",
         )
 
 

@@ -79,8 +79,7 @@ class Detector:
         values = checked_calibration(bundle.calibration, arrays, bundle.settings)
         calibration = Calibration.from_json(values, arrays, bundle.settings.detection)
         target = choose_device(device)
-        discriminator = None if bundle.discriminator is None else bundle.discriminator.to(target)
-        networks = Networks(bundle.vqvae.to(target), bundle.prior.to(target), bundle.settings, workers, discriminator)
+        networks = Networks.of(bundle.networks, bundle.settings, device=target, workers=workers)
         return cls(networks, calibration, model_hash=bundle.model_hash, card=bundle.card)
 
     def detect(
@@ -127,7 +126,7 @@ class Detector:
             prepared, encoded, warnings = self._admit(volume, strict=strict)
             restored = restoring(encoded) if maps or self._needs_restorations(scores) else None
             residual_SHW = None if restored is None else restored.residual_SHW
-            evidence = self.networks.evidence(encoded, residual_SHW, shifts=None if scores == "auto" else 1)
+            evidence = self.networks.evidence(encoded, residual_SHW, as_encoded=scores == "paper")
             nats = self._nats(evidence, scores, maps=maps)
             said = self._scan_score(prepared, encoded, nats)
             map_XYZ = restored_XYZ = None

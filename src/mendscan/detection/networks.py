@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from mendscan.cohort.preparing import Prepared, evenly_spaced
+from mendscan.cohort.preparing import Prepared, evenly_spaced, from_slices, slice_positions, to_slices
 from mendscan.config import Settings
 from mendscan.detection.code_shifts import SHIFTS, shifted
 from mendscan.detection.devices import bfloat16_is_fast
@@ -23,6 +23,7 @@ from mendscan.detection.scoring import WeightedRestoration, clipped_nll_score, n
 from mendscan.detection.soft_restoration import restore_softly
 from mendscan.errors import SettingsError
 from mendscan.models.causal import folded_weights
+from mendscan.models.code_networks import CodeNetworks
 from mendscan.models.decoding import SliceDecoder
 from mendscan.models.discriminator import Discriminator
 from mendscan.models.pixelsnail import PixelSNAIL
@@ -116,6 +117,7 @@ class Networks:
         settings: The model's settings.
         workers: Threads that share a scan's slices on a CPU; None = one per core.
         discriminator: The discriminator, in evaluation mode; None if the plan has none.
+        further: The networks of each other plane, whose settings have that axis alone.
     """
 
     vqvae: VQVAE
@@ -123,9 +125,41 @@ class Networks:
     settings: Settings
     workers: int | None = None
     discriminator: Discriminator | None = None
+    further: tuple[Networks, ...] = ()
 
     def __post_init__(self) -> None:
         self.vqvae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @classmethod
+    def of(
+        cls, parts: Mapping[str, nn.Module], settings: Settings, *, device: torch.device, workers: int | None = None
+    ) -> Networks:
+        """Return the networks of a model on a device, in evaluation mode.
+
+        Args:
+            parts: As `skeleton.networks_of` names them.
+            settings: The model's.
+            device: Where they go.
+            workers: As the attribute.
+        """
+        on = {name: part.to(device).eval() for name, part in parts.items()}
+        planes = cast("Mapping[str, CodeNetworks]", on.get("planes", {}))
+        further = tuple(
+            cls(planes[axis].vqvae, planes[axis].prior, plane, workers)
+            for axis, plane in settings.further_planes.items()
+        )
+        own = cast("VQVAE", on["vqvae"]), cast("PixelSNAIL", on["prior"])
+        return cls(*own, settings, workers, cast("Discriminator | None", on.get("discriminator")), further)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks by part of a model folder, as `skeleton.networks_of` names them."""
+        parts: dict[str, nn.Module] = {"vqvae": self.vqvae, "prior": self.prior}
+        if self.further:
+            parts["planes"] = nn.ModuleDict(
+                {each.settings.slice_axis: CodeNetworks(each.vqvae, each.prior) for each in self.further}
+            )
+        return parts if self.discriminator is None else parts | {"discriminator": self.discriminator}
 
     @property
     def device(self) -> torch.device:
@@ -250,37 +284,66 @@ class Networks:
         )
 
     def evidence(
-        self, scan: EncodedScan, residual_SHW: Float[np.ndarray, "S H W"] | None, *, shifts: int | None = None
+        self,
+        scan: EncodedScan,
+        residual_SHW: Float[np.ndarray, "S H W"] | None,
+        *,
+        as_encoded: bool = False,
+        shifts: int | None = None,
     ) -> Evidence:
         """Return what speaks for an anomaly, voxel by voxel of the model grid.
 
         Args:
             scan: The scan.
             residual_SHW: What `restore` found; None if nothing was restored.
-            shifts: Over how many places of the grid of codes the NLL is averaged; None = as the settings say, if it is
-                part of their map.
+            as_encoded: Whether the NLL is that of the scan's codes alone, as for the paper's map, though the settings
+                have it averaged over planes and places of the grid.
+            shifts: Over how many places of the grid of codes it is averaged; None = as the settings say.
         """
         detection = self.settings.detection
-        if shifts is None:
-            counts = detection.voxel_map == "standardised" and "nll" in detection.evidence
-            shifts = detection.nll_shifts if counts else 1
-        nll_SHW = self._nll_map(scan, SHIFTS[:shifts])
+        if as_encoded or detection.voxel_map == "residual" or "nll" not in detection.evidence:
+            nll_SHW = nll_map(scan.nll_Shw.numpy(), downsampling=self.settings.vqvae.downsampling)
+        else:
+            nll_SHW = self._averaged_nll(scan, SHIFTS[: shifts or detection.nll_shifts])
         return Evidence(residual_SHW, nll_SHW, scan.slices_SHW.numpy(), scan.foreground_SHW, scan.logits_SHW)
 
-    def _nll_map(self, scan: EncodedScan, shifts: Sequence[tuple[int, int]]) -> MapSHW:
-        """Return the code NLL of every pixel, the mean over places of the grid; the first is where it was encoded."""
+    def _averaged_nll(self, scan: EncodedScan, shifts: Sequence[tuple[int, int]]) -> MapSHW:
+        """Return the code NLL of every pixel, the mean over all planes and places of the grid."""
+        own_SHW = self._nll_map(scan.slices_SHW, scan.position_S, shifts, unshifted_Shw=scan.nll_Shw)
+        return np.mean([own_SHW, *(self._nll_across(plane, scan, shifts) for plane in self.further)], axis=0)
+
+    def _nll_across(self, plane: Networks, scan: EncodedScan, shifts: Sequence[tuple[int, int]]) -> MapSHW:
+        """Return the map of the NLL of codes in another plane, on this one's slices."""
+        own, other = self.settings.slice_axis, plane.settings.slice_axis
+        across_SHW = torch.from_numpy(to_slices(from_slices(scan.slices_SHW.numpy(), own, "array"), other, "array"))
+        positions = torch.from_numpy(slice_positions(len(across_SHW)))
+        return to_slices(from_slices(plane._nll_map(across_SHW, positions, shifts), other, "array"), own, "array")
+
+    def _nll_map(
+        self,
+        slices_SHW: Float[Tensor, "S H W"],
+        position_S: Float[Tensor, " S"],
+        shifts: Sequence[tuple[int, int]],
+        *,
+        unshifted_Shw: Float[Tensor, "S h w"] | None = None,
+    ) -> MapSHW:
+        """Return the code NLL of every pixel, the mean over places of the grid; one of them may be known already."""
         downsampling = self.settings.vqvae.downsampling
-        total_SHW = torch.from_numpy(nll_map(scan.nll_Shw.numpy(), downsampling=downsampling)).clone()
-        chunks = torch.arange(len(scan.at)).split(self._batching.slices)
-        for rows, columns in shifts[1:]:
-            moved_SHW = shifted(scan.slices_SHW, rows, columns)
-            jobs = [(moved_SHW[chunk], scan.position_S[chunk]) for chunk in chunks]
-            with folded_weights(self.prior):
-                parts = each_in_threads(self.codes_and_nll, jobs, workers=self._threads)
-            nll_Shw = torch.cat([nll for _, nll in parts]).cpu()
-            moved_back_SHW = torch.from_numpy(nll_map(nll_Shw.numpy(), downsampling=downsampling))
-            total_SHW += shifted(moved_back_SHW, -rows, -columns)
+        total_SHW = torch.zeros_like(slices_SHW)
+        for shift in shifts:
+            known = unshifted_Shw if shift == (0, 0) else None
+            nll_Shw = self._nll(shifted(slices_SHW, *shift), position_S) if known is None else known
+            map_SHW = torch.from_numpy(nll_map(nll_Shw.numpy(), downsampling=downsampling))
+            total_SHW += shifted(map_SHW, -shift[0], -shift[1])
         return (total_SHW / len(shifts)).numpy()
+
+    def _nll(self, slices_SHW: Float[Tensor, "S H W"], position_S: Float[Tensor, " S"]) -> Float[Tensor, "S h w"]:
+        """Return the negative log-likelihood of each code of slices, on the CPU."""
+        chunks = torch.arange(len(slices_SHW)).split(self._batching.slices)
+        jobs = [(slices_SHW[chunk], position_S[chunk]) for chunk in chunks]
+        with folded_weights(self.prior):
+            parts = each_in_threads(self.codes_and_nll, jobs, workers=self._threads)
+        return torch.cat([nll.cpu() for _, nll in parts])
 
     def _groups(self, slices: int, restorations: int) -> list[Int[Tensor, " n"]]:
         """Return interleaved groups of slices: neighbours are alike, so that groups are equally much work."""

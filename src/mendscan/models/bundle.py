@@ -15,20 +15,18 @@ file                      content
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from mendscan.config import Settings
 from mendscan.models.contents import FORMAT_VERSION, PARTS, read_contents
-from mendscan.models.discriminator import Discriminator
 from mendscan.models.folder import LISTED, MANIFEST, WEIGHTS, digest, manifest_text
-from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.skeleton import networks_of
-from mendscan.models.vqvae import VQVAE
 from mendscan.models.weights import Weights
 from mendscan.volumes.writing import write_bytes, write_json, write_text
 
@@ -41,9 +39,7 @@ class Bundle:
 
     Attributes:
         settings: All settings.
-        vqvae: The auto-encoder, in evaluation mode.
-        prior: The prior, in evaluation mode.
-        discriminator: The discriminator, in evaluation mode; None if the plan has none.
+        networks: The networks by part, in evaluation mode; see `skeleton.networks_of`.
         calibration: JSON values, as `Calibration.to_json` returned them.
         calibration_arrays: The calibration's arrays by name.
         model_hash: SHA-256 of the manifest: names this model in results.
@@ -53,9 +49,7 @@ class Bundle:
     """
 
     settings: Settings
-    vqvae: VQVAE
-    prior: PixelSNAIL
-    discriminator: Discriminator | None
+    networks: Mapping[str, nn.Module]
     calibration: dict[str, Any]
     calibration_arrays: dict[str, Tensor]
     model_hash: str
@@ -68,20 +62,17 @@ def save_bundle(
     folder: Path,
     *,
     settings: Settings,
-    vqvae: VQVAE,
-    prior: PixelSNAIL,
+    networks: Mapping[str, nn.Module],
     calibration: dict[str, Any],
     calibration_arrays: dict[str, Tensor],
     plan: dict[str, Any],
     split: dict[str, Any],
     card: str,
-    discriminator: Discriminator | None = None,
 ) -> None:
     """Write a model folder, the manifest last: a folder without one is not a model."""
-    tensors = _prefixed("vqvae", vqvae.state_dict()) | _prefixed("prior", prior.state_dict())
-    if discriminator is not None:
-        tensors |= _prefixed("discriminator", discriminator.state_dict())
-    tensors |= _prefixed("calibration", calibration_arrays)
+    tensors = _prefixed("calibration", calibration_arrays)
+    for part, network in networks.items():
+        tensors |= _prefixed(part, network.state_dict())
     raw = save({name: t.cpu().contiguous() for name, t in tensors.items()})
     stored = Weights.parse(raw, folder / WEIGHTS)
     parts = {part: stored.part_hash(part) for part in PARTS if stored.arrays(part)}
@@ -110,9 +101,7 @@ def load_bundle(folder: Path) -> Bundle:
         network.eval()
     return Bundle(
         settings=contents.settings,
-        vqvae=cast("VQVAE", networks["vqvae"]),
-        prior=cast("PixelSNAIL", networks["prior"]),
-        discriminator=cast("Discriminator | None", networks.get("discriminator")),
+        networks=networks,
         calibration=contents.calibration,
         calibration_arrays=_without_prefix("calibration", tensors),
         model_hash=contents.folder.model_hash,

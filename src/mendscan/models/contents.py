@@ -18,7 +18,7 @@ __all__ = ["FORMAT_VERSION", "PARTS", "ModelContents", "read_contents"]
 FORMAT_VERSION = 2
 """1: as 2, without the hashes of the parts."""
 _OLDEST = 1
-PARTS = ("vqvae", "prior", "discriminator", "calibration")
+PARTS = ("vqvae", "prior", "planes", "discriminator", "calibration")
 _MOST_CALIBRATION_ARRAYS = 64
 _SMALL = 2**26
 

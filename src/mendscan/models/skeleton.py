@@ -9,10 +9,9 @@ import torch
 
 from mendscan.config import Settings
 from mendscan.errors import ModelError
+from mendscan.models.code_networks import CodeNetworks
 from mendscan.models.discriminator import FEATURES, Discriminator
 from mendscan.models.folder import REMEDY
-from mendscan.models.pixelsnail import PixelSNAIL
-from mendscan.models.vqvae import VQVAE
 
 __all__ = ["check_bounds", "expected_tensors", "least_parameters", "networks_of"]
 
@@ -62,7 +61,8 @@ def check_bounds(settings: Settings, *, weights_bytes: int, where: Path) -> None
     asked["mean_pool_SHW"] = (max(detection.mean_pool_SHW), _MOST["min_pool"])
     asked["layers"] = (_layers(settings), _MOST_LAYERS)
     asked["voxels of the model grid"] = (_product(*settings.shape_SHW), _MOST_VOXELS)
-    latent = _product(*settings.latent_shape) // settings.prior.attention_downsampling**2
+    planes = (settings, *settings.further_planes.values())
+    latent = max(_product(*each.latent_shape) for each in planes) // settings.prior.attention_downsampling**2
     asked["positions that attention sees"] = (latent, _MOST_POSITIONS)
     asked["scored slices"] = (settings.preparation.scored_slices or 0, _MOST_VOXELS)
     for name, (found, most) in asked.items():
@@ -87,6 +87,7 @@ def least_parameters(settings: Settings) -> int:
     total += vqvae.stem_kernel**2 * widths[0] + vqvae.codes * widths[-1]
     total += prior.blocks * (2 * prior.layers_per_block * prior.channels**2 + prior.channels)
     total += prior.blocks * (prior.value_channels + prior.key_channels) + prior.channels * vqvae.codes
+    total *= settings.preparation.planes
     if settings.has_discriminator:
         total += settings.discriminator_members * sum(width * width for width in settings.discriminator.channels)
         total += 2 * FEATURES * _product(*settings.shape_SHW)
@@ -94,11 +95,14 @@ def least_parameters(settings: Settings) -> int:
 
 
 def networks_of(settings: Settings) -> dict[str, torch.nn.Module]:
-    """Build the networks, untrained, by part: ``vqvae``, ``prior`` and, if there is one, ``discriminator``."""
-    parts: dict[str, torch.nn.Module] = {
-        "vqvae": VQVAE(settings.vqvae),
-        "prior": PixelSNAIL(settings.prior, codes=settings.vqvae.codes),
-    }
+    """Build the networks, untrained, by part: ``vqvae``, ``prior`` and, if there are any, ``planes`` (`CodeNetworks` of
+    each other plane) and ``discriminator``."""
+    own = CodeNetworks.untrained(settings)
+    parts: dict[str, torch.nn.Module] = {"vqvae": own.vqvae, "prior": own.prior}
+    if settings.further_planes:
+        parts["planes"] = torch.nn.ModuleDict(
+            {axis: CodeNetworks.untrained(plane) for axis, plane in settings.further_planes.items()}
+        )
     if settings.has_discriminator:
         members = settings.discriminator_members
         parts["discriminator"] = Discriminator(settings.discriminator, settings.shape_SHW, members=members)
@@ -120,7 +124,8 @@ def _layers(settings: Settings) -> int:
     vqvae = settings.vqvae
     levels = len(vqvae.channels) * (vqvae.blocks_per_level + (vqvae.stem_blocks or 0))
     members = settings.discriminator_members * len(settings.discriminator.channels) if settings.has_discriminator else 0
-    return levels + settings.prior.blocks * settings.prior.layers_per_block + members
+    of_codes = settings.preparation.planes * (levels + settings.prior.blocks * settings.prior.layers_per_block)
+    return of_codes + members
 
 
 def _product(*sides: int) -> int:

@@ -51,13 +51,14 @@ def check_epochs(settings: Settings, asked: Budget) -> None:
             found="training.slices_per_scan=none",
             remedy="set it, or give --minutes or --steps",
         )
-    if training.vqvae_share != 0.5 or settings.has_discriminator:
+    if training.vqvae_share != 0.5 or settings.has_discriminator or settings.further_planes:
         raise SettingsError(
             "epochs are for the VQ-VAE and the prior alike, and for no other network",
             where="training.epochs",
             found=f"training.vqvae_share={training.vqvae_share:g}, "
-            f"training.discriminator_share={training.discriminator_share:g}",
-            remedy="set them to 0.5 and 0, or give --minutes or --steps",
+            f"training.discriminator_share={training.discriminator_share:g}, "
+            f"preparation.planes={settings.preparation.planes}",
+            remedy="set them to 0.5, 0 and 1, or give --minutes or --steps",
         )
 
 

@@ -38,7 +38,7 @@ def new_discriminator(settings: Settings, device: torch.device) -> Discriminator
 
 
 class StageSteps(NamedTuple):
-    """Steps of each network."""
+    """Steps of each network: of one VQ-VAE, of one prior, and of the discriminator, if there is one."""
 
     vqvae: int
     prior: int
@@ -46,7 +46,11 @@ class StageSteps(NamedTuple):
 
 
 def stage_steps(settings: Settings) -> StageSteps:
-    """Return how the steps are shared out to the networks; each that there is gets at least one."""
+    """Return how the steps are shared out to the networks; each that there is gets at least one.
+
+    Slice axes get the same number each; up to one step of each that does not divide is left out.
+    """
     total, third = settings.training.steps or 0, settings.discriminator_steps
-    first = max(1, round(settings.training.vqvae_share * (total - third)))
-    return StageSteps(first, max(1, total - third - first), third)
+    plane = (total - third) // (settings.preparation.planes)
+    first = max(1, round(settings.training.vqvae_share * plane))
+    return StageSteps(first, max(1, plane - first), third)

@@ -33,8 +33,7 @@ from mendscan.detection.voxel_calibration import (
 )
 from mendscan.errors import CohortError, ModelError, ScanError, SettingsError
 from mendscan.models.bundle import load_bundle, save_bundle
-from mendscan.models.pixelsnail import PixelSNAIL
-from mendscan.models.vqvae import VQVAE
+from mendscan.models.skeleton import networks_of
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.training.gating import learn_gate
@@ -211,8 +210,7 @@ def _recalibrate(
     settings = override(bundle.settings, assignments)
     if settings != bundle.settings.model_copy(update={"detection": settings.detection}):
         raise SettingsError("only settings of detection can change in a trained model", found=list(assignments))
-    discriminator = None if bundle.discriminator is None else bundle.discriminator.to(on)
-    networks = Networks(bundle.vqvae.to(on), bundle.prior.to(on), settings, discriminator=discriminator)
+    networks = Networks.of(bundle.networks, settings, device=on)
     arrays = {name: array.numpy() for name, array in bundle.calibration_arrays.items()}
     values = checked_calibration(bundle.calibration, arrays, bundle.settings)
     known = Calibration.from_json(values, arrays, bundle.settings.detection).scan
@@ -230,9 +228,7 @@ def _recalibrate(
     save_bundle(
         target,
         settings=settings,
-        vqvae=networks.vqvae,
-        prior=networks.prior,
-        discriminator=discriminator,
+        networks=networks.parts,
         calibration=calibration.to_json(),
         calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
         plan=bundle.plan,
@@ -279,8 +275,11 @@ def _restore_all(
 
 
 def _all_tensors(networks: Networks) -> dict[str, torch.Tensor]:
-    parts = {"vqvae": networks.vqvae, "prior": networks.prior}
-    return {f"{part}.{k}": v.cpu().contiguous() for part, net in parts.items() for k, v in net.state_dict().items()}
+    return {
+        f"{part}.{name}": tensor.cpu().contiguous()
+        for part, network in networks.parts.items()
+        for name, tensor in network.state_dict().items()
+    }
 
 
 _NETWORKS: list[Networks] = []
@@ -292,11 +291,11 @@ def _load_networks(settings_json: dict[str, object], weights: bytes, device: str
         torch.set_num_threads(1)
     settings: Settings = parse_settings(settings_json, where="worker")
     tensors = load(weights)
-    vqvae, prior = VQVAE(settings.vqvae), PixelSNAIL(settings.prior, codes=settings.vqvae.codes)
-    for name, network in (("vqvae.", vqvae), ("prior.", prior)):
-        network.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
-        network.eval().to(device)
-    _NETWORKS[:] = [Networks(vqvae, prior, settings, workers=1)]
+    parts = networks_of(settings)
+    for part, network in parts.items():
+        start = f"{part}."
+        network.load_state_dict({k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)})
+    _NETWORKS[:] = [Networks.of(parts, settings, device=torch.device(device), workers=1)]
 
 
 def _evidence_of_scan(scan: EncodedScan, threshold_nats: float) -> Evidence:

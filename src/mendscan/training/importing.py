@@ -227,8 +227,7 @@ def _save(
     save_bundle(
         summary.model,
         settings=summary.settings,
-        vqvae=networks.vqvae,
-        prior=networks.prior,
+        networks=networks.parts,
         calibration=calibration.to_json(),
         calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
         plan=plan,

@@ -53,7 +53,7 @@ class StageRun:
     """Trains one network, and can be stopped and resumed at any step without changing what comes out.
 
     Attributes:
-        name: ``vqvae`` or ``prior``.
+        name: ``vqvae``, ``prior`` or ``discriminator``; of another plane with it, as in ``vqvae-X``.
         network: What is trained.
         rate: Peak learning rate.
         steps: Steps of this stage.
@@ -144,7 +144,7 @@ class StageRun:
     @property
     def _rate_setting(self) -> str:
         own = self.name == "discriminator"
-        return "discriminator.learning_rate" if own else f"training.learning_rate_{self.name}"
+        return "discriminator.learning_rate" if own else f"training.learning_rate_{self.name.partition('-')[0]}"
 
     def _report(self, step: int, losses: dict[str, float], validate: Callable[[int], dict[str, float]]) -> None:
         figures: dict[str, Any] = dict(losses)

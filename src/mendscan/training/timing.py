@@ -47,6 +47,7 @@ def steps_for(
         loss = discriminator_loss(discriminator.train(), scans)
         per_discriminator = seconds_per_step(discriminator, settings.discriminator.learning_rate, loss, data)
         mean += training.discriminator_share * (per_discriminator - mean)
+    encoding *= settings.preparation.planes
     return max(FEWEST_STEPS, int((seconds - min(encoding, 0.3 * seconds)) / (mean * _OVERHEAD)))
 
 

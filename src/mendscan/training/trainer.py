@@ -24,7 +24,7 @@ from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.progress import Progress, Silent
 from mendscan.training.budget import EpochEstimate, check_epochs, with_budget
-from mendscan.training.building import new_discriminator, new_networks, stage_steps
+from mendscan.training.building import StageSteps, new_discriminator, new_networks, stage_steps
 from mendscan.training.calibrating import calibrate
 from mendscan.training.checkpoint import state_digest
 from mendscan.training.choosing import choose_detection
@@ -62,8 +62,8 @@ from mendscan.volumes.reading import STANDARD_READER, ScanReader
 
 __all__ = ["TrainingSummary", "train"]
 
-STAGES = ("vqvae", "prior", "discriminator")
-"""In the order in which they are trained."""
+STAGES = ("vqvae", "prior", *(f"{network}-{axis}" for axis in "XYZ" for network in ("vqvae", "prior")), "discriminator")
+"""In the order in which they are logged: those of the slice axis, of further ones, and across all."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _save_model(
     """Write the model folder, read it back, and return the figures of its card."""
     entries = log.entries()
     figures = _last_figures(entries) | {
-        "steps": float(sum(stage_steps(plan.settings))),
+        "steps": float(plan.settings.training.steps or 0),
         "score_threshold_nats": calibration.thresholds.score,
         "restoration_threshold_nats": calibration.thresholds.restoration,
     }
@@ -215,9 +215,7 @@ def _save_model(
     save_bundle(
         folder,
         settings=plan.settings,
-        vqvae=networks.vqvae,
-        prior=networks.prior,
-        discriminator=networks.discriminator,
+        networks=networks.parts,
         calibration=calibration.to_json(),
         calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
         plan=plan.to_json(),
@@ -231,12 +229,33 @@ def _save_model(
 def _train_networks(
     settings: Settings, store: SliceStore, split: Split, device: torch.device, where: StageFolder
 ) -> Networks:
-    """Train the VQ-VAE, encode the cohort, train the prior and, where the plan has one, the discriminator."""
+    """Train the networks of each slice axis and, where the plan has one, the discriminator."""
+    steps = stage_steps(settings)
+    own = _train_plane(settings, steps, store, split, device, where)
+    further = tuple(
+        _train_plane(plane, steps, store, split, device, where, suffix=f"-{axis}")
+        for axis, plane in settings.further_planes.items()
+    )
+    return replace(own, discriminator=_train_discriminator(settings, store, split, device, where), further=further)
+
+
+def _train_plane(
+    settings: Settings,
+    steps: StageSteps,
+    store: SliceStore,
+    split: Split,
+    device: torch.device,
+    where: StageFolder,
+    *,
+    suffix: str = "",
+) -> Networks:
+    """Train the VQ-VAE of slices along one axis, encode the cohort, train the prior."""
     training, validation = (slice_data(store, part, settings, device) for part in (split.train, split.validation))
     vqvae, prior = new_networks(settings, device)
-    steps, epochs = stage_steps(settings), Epochs.of(len(training.scans), settings.training)
+    epochs = Epochs.of(len(training.scans), settings.training)
     unquantised = round(settings.codebook.unquantised_fraction * steps.vqvae)
-    StageRun("vqvae", vqvae, settings.training.learning_rate_vqvae, steps.vqvae, settings, where, epochs).run(
+    rate = settings.training.learning_rate_vqvae
+    StageRun(f"vqvae{suffix}", vqvae, rate, steps.vqvae, settings, where, epochs).run(
         vqvae_loss(vqvae, training, steps.vqvae),
         lambda step: validate_vqvae(vqvae, validation, quantise=step >= unquantised),
     )
@@ -244,11 +263,10 @@ def _train_networks(
     held_out = _encode(vqvae, validation, 1, where.progress)
     most = validation_slices(len(validation.scans), settings)
     rate, basis = settings.training.learning_rate_prior, state_digest(vqvae)
-    StageRun("prior", prior, rate, steps.prior, settings, where, epochs, basis).run(
+    StageRun(f"prior{suffix}", prior, rate, steps.prior, settings, where, epochs, basis).run(
         loss, lambda _: validate_prior(prior, held_out, slices=most)
     )
-    discriminator = _train_discriminator(settings, store, split, device, where)
-    return Networks(vqvae.eval(), prior.eval(), settings, discriminator=discriminator)
+    return Networks(vqvae.eval(), prior.eval(), settings)
 
 
 def _train_discriminator(
@@ -304,7 +322,7 @@ def slice_data(store: SliceStore, hashes: Sequence[str], settings: Settings, dev
     """Return the training slices of some scans of the store."""
     margin = settings.preparation.training_margin_slices
     slices = tuple(range(margin, settings.slices - margin))
-    return SliceData(store.slices_NSHW, tuple(store.rows(hashes)), slices, settings, device)
+    return SliceData(store.cut_along(settings.slice_axis), tuple(store.rows(hashes)), slices, settings, device)
 
 
 def _prior_loss(prior: PixelSNAIL, vqvae: VQVAE, training: SliceData, progress: Progress) -> LossOfStep:
@@ -321,4 +339,5 @@ def _encode(vqvae: VQVAE, data: SliceData, views: int, progress: Progress) -> Co
 
 def _last_figures(entries: Sequence[dict[str, Any]]) -> dict[str, float]:
     wanted = ("holdout_l1", "codes_used", "perplexity", "holdout_nll", "holdout_fault_ap")
-    return {name: entry[name] for entry in entries for name in wanted if name in entry}
+    own = (entry for entry in entries if "-" not in entry["stage"])
+    return {name: entry[name] for entry in own for name in wanted if name in entry}
