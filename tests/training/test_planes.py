@@ -81,7 +81,9 @@ def test_networks_of_the_planes_differ_and_come_back(model: Path, networks: Netw
     assert detection.map_XYZ.max() > 0
 
 
-@pytest.mark.parametrize("stage", ["prior", "vqvae-X", "prior-Y"])
+@pytest.mark.parametrize(
+    "stage", [pytest.param("prior", marks=pytest.mark.slow), "vqvae-X", pytest.param("prior-Y", marks=pytest.mark.slow)]
+)
 def test_stopped_in_any_plane_it_goes_on_to_the_same_model(
     model: Path, healthy: Path, tmp_path: Path, stage: str
 ) -> None:
