@@ -34,8 +34,9 @@ from mendscan.console import ConsoleProgress
 from mendscan.detection.acquisition import AcquisitionReference
 from mendscan.detection.calibration import Calibration, CodeThresholds
 from mendscan.detection.detector import map_and_findings
+from mendscan.detection.encoded_scan import EncodedScan, scan_generator
 from mendscan.detection.evidence import KINDS, Evidence
-from mendscan.detection.networks import EncodedScan, Networks, scan_generator
+from mendscan.detection.networks import Networks
 from mendscan.detection.restoration import draw_uniforms
 from mendscan.detection.scan_score import ScanCalibration, top_mean
 from mendscan.detection.standardising import HealthyReference, leave_one_out, to_unit_interval

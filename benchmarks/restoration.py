@@ -35,7 +35,8 @@ from mendscan.cohort.simulation import load_template, simulate_brain
 from mendscan.config import PRESETS, Settings
 from mendscan.detection.calibration import Calibration, CodeThresholds, VoxelCalibration
 from mendscan.detection.devices import one_thread
-from mendscan.detection.networks import EncodedScan, Networks, scan_generator
+from mendscan.detection.encoded_scan import EncodedScan, scan_generator
+from mendscan.detection.networks import Networks
 from mendscan.detection.restoration import draw_uniforms, restore_incrementally, restore_sequentially
 from mendscan.models.bundle import save_bundle
 from mendscan.models.pixelsnail import PixelSNAIL

@@ -29,7 +29,6 @@ from mendscan.config import (
     override,
     parse_settings,
 )
-from mendscan.config import settings as settings_module
 from mendscan.errors import SettingsError
 
 BRAIN, ABDOMEN = PRESETS["brain"], PRESETS["abdomen"]
@@ -397,7 +396,7 @@ def default_of(model: type, name: str) -> str:
 
 def meaning_of(model: type, name: str) -> str:
     """The docstring under the attribute, as one line of Markdown."""
-    tree = ast.parse(inspect.getsource(settings_module))
+    tree = ast.parse(inspect.getsource(model))
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == model.__name__)
     at = next(k for k, node in enumerate(body) if isinstance(node, ast.AnnAssign) and node.target.id == name)
     following = body[at + 1]

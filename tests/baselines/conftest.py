@@ -16,6 +16,7 @@ from mendscan.config import Settings, parse_settings
 from mendscan.volumes.grid import resized_grid
 from mendscan.volumes.reading import read_volume
 from mendscan.volumes.volume import volume_from_array
+from staying_here import no_worker_processes  # noqa: F401
 from training.conftest import phantom, write_phantoms
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])

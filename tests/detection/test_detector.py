@@ -19,9 +19,9 @@ from mendscan.cohort.preparing import prepare
 from mendscan.detection.calibration import Calibration, CodeThresholds
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import choose_device
+from mendscan.detection.encoded_scan import scan_generator
 from mendscan.detection.gate import AcquisitionGate
 from mendscan.detection.gate_facts import gate_facts
-from mendscan.detection.networks import scan_generator
 from mendscan.detection.restoration import draw_uniforms, restore_by_fixed_point
 from mendscan.detection.scoring import weigh_restorations
 from mendscan.detection.standardising import HealthyReference

@@ -16,7 +16,8 @@ from mendscan.detection.batch import _share_cores
 from mendscan.detection.code_shifts import SHIFTS, shifted
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import bfloat16_is_fast
-from mendscan.detection.networks import EncodedScan, Networks, RestoredScan
+from mendscan.detection.encoded_scan import EncodedScan
+from mendscan.detection.networks import Networks, RestoredScan
 from mendscan.errors import SettingsError
 from mendscan.parallel import each_in_threads
 from mendscan.volumes.reading import read_volume

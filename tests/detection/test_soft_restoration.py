@@ -13,7 +13,8 @@ import torch
 from mendscan.cohort.preparing import prepare
 from mendscan.detection import networks as networks_module
 from mendscan.detection.detector import Detector
-from mendscan.detection.networks import EncodedScan, Networks
+from mendscan.detection.encoded_scan import EncodedScan
+from mendscan.detection.networks import Networks
 from mendscan.detection.soft_restoration import restore_softly
 from mendscan.volumes.reading import read_volume
 

@@ -6,6 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from staying_here import no_worker_processes  # noqa: F401
+
 
 def phantom(rng: np.random.Generator, shape: tuple[int, int, int] = (20, 24, 12)) -> np.ndarray:
     grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))

@@ -206,8 +206,8 @@ def test_the_auto_encoder_inside_the_priors_checkpoint_serves(files, uncalibrate
     summary = import_original(files[1], tmp_path / "m", assignments=SIZES, device="cpu")
     assert [file["network"] for file in summary.files] == ["vqvae, prior"]
     ours, theirs = load_bundle(tmp_path / "m"), load_bundle(uncalibrated)
-    for name, tensor in theirs.vqvae.state_dict().items():
-        assert torch.equal(ours.vqvae.state_dict()[name], tensor)
+    for name, tensor in theirs.networks["vqvae"].state_dict().items():
+        assert torch.equal(ours.networks["vqvae"].state_dict()[name], tensor)
 
 
 def test_a_training_checkpoint_is_imported_and_what_is_left_is_said(states, tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from mendscan.config.detection_settings import DetectionSettings
+from mendscan.config.fields import Amount, Fraction, Frozen, NonNegative, Positive, Size
 
 __all__ = [
     "AugmentationSettings",
     "CodebookSettings",
-    "DetectionSettings",
     "DiscriminatorSettings",
     "PreparationSettings",
     "PriorSettings",
@@ -22,19 +24,8 @@ __all__ = [
     "VqvaeSettings",
 ]
 
-Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
-NonNegative = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Percentile = Annotated[float, Field(gt=0, lt=100)]
-Amount = Annotated[float, Field(ge=0)]
-Size = Annotated[float, Field(gt=0)]
 
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
-
-
-class PreparationSettings(_Frozen):
+class PreparationSettings(Frozen):
     """From a scan to slices on the model grid."""
 
     shape_XYZ: tuple[Positive, Positive, Positive]
@@ -65,7 +56,7 @@ class PreparationSettings(_Frozen):
     """Evenly spaced slices scored per scan (the paper: 32); None scores every slice."""
 
 
-class AugmentationSettings(_Frozen):
+class AugmentationSettings(Frozen):
     """Random changes of training slices; each is a full range or a probability.  The original's values by default."""
 
     probability: Fraction = 0.5
@@ -102,7 +93,7 @@ class AugmentationSettings(_Frozen):
     """Exact zeros (the paper's background) stay zero."""
 
 
-class VqvaeSettings(_Frozen):
+class VqvaeSettings(Frozen):
     """The auto-encoder that turns a slice into a small grid of codes."""
 
     channels: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=16)]
@@ -145,7 +136,7 @@ class VqvaeSettings(_Frozen):
         return size
 
 
-class CodebookSettings(_Frozen):
+class CodebookSettings(Frozen):
     """How the codebook is learnt."""
 
     update: Literal["gradient", "ema"] = "gradient"
@@ -160,7 +151,7 @@ class CodebookSettings(_Frozen):
     """First part of training without quantisation; k-means on the latents then starts the codebook."""
 
 
-class PriorSettings(_Frozen):
+class PriorSettings(Frozen):
     """PixelSNAIL over the codes."""
 
     first_kernel: Literal[3, 5, 7] = 7
@@ -183,7 +174,7 @@ class PriorSettings(_Frozen):
     """Probability with which a block drops a whole channel in training."""
 
 
-class DiscriminatorSettings(_Frozen):
+class DiscriminatorSettings(Frozen):
     """The network that learns from self-made faults in healthy scans; not part of the paper."""
 
     channels: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=16)] = (32, 64, 128)
@@ -198,7 +189,7 @@ class DiscriminatorSettings(_Frozen):
     """Part of the scans that are turned, stretched and bent a little before faults are put in."""
 
 
-class TrainingSettings(_Frozen):
+class TrainingSettings(Frozen):
     """The optimisations and their budget."""
 
     steps: Positive | None = None
@@ -242,56 +233,7 @@ class TrainingSettings(_Frozen):
     """Part of the scans that sets thresholds and p-values; no network learns from it."""
 
 
-class DetectionSettings(_Frozen):
-    """Scores, restorations and maps (the paper's values by default)."""
-
-    score_percentile: Percentile = 98.0
-    """λ_s is this percentile of the healthy code NLL."""
-    restoration_percentile: Percentile = 90.0
-    """λ_p is this percentile of the healthy code NLL."""
-    restorations: Positive = 15
-    """Healthy versions drawn per slice."""
-    temperature: Amount = 3.0
-    """Sharpness of the weights of the restorations, φ = softmax(temperature / mean |y − r|)."""
-    restored_scan: Literal["sampled", "soft"] = "sampled"
-    """What is shown as the restored scan.  ``sampled``: the weighted mean of the restorations that were drawn.
-    ``soft``: unlikely codes replaced by the vector that the prior expects; none is drawn unless the map needs some."""
-    voxel_map: Literal["residual", "standardised"] = "residual"
-    """``residual``: the paper's pooled residual, clipped to 1.  ``standardised``: kinds of `evidence`, each smoothed
-    and standardised by healthy statistics per position, combined by healthy tail probabilities."""
-    evidence: Annotated[tuple[Literal["residual", "nll", "texture", "discriminator"], ...], Field(min_length=1)] = (
-        "residual",
-        "nll",
-    )
-    """What speaks for an anomaly in ``standardised``: restorations' residual, code NLL, texture (from both sides), and
-    what the discriminator takes for a fault."""
-    min_pool: Positive = 3
-    """Edge of the minimum filter of ``residual``, in voxels of the model grid: thin edges vanish."""
-    mean_pool_SHW: tuple[Positive, Positive, Positive] = (3, 7, 7)
-    """Edges of the mean filter that follows: slices, pixels, pixels."""
-    residual_sigma: Amount = 2.0
-    """Gaussian smoothing of the residual before it is standardised, in voxels of the model grid."""
-    nll_sigma: Amount = 3.0
-    """The same for the code NLL."""
-    nll_shifts: Literal[1, 5, 9] = 1
-    """Places of the grid of codes over which the NLL is averaged as evidence: 1 = as encoded (the paper's NLL), 5 =
-    also a pixel away along both axes, 9 = along one of them, too."""
-    texture_sigma: Amount = 1.0
-    """The same for texture."""
-    discriminator_sigma: Amount = 0.7
-    """The same for the discriminator's logit, which is not standardised: it was trained against what is usual."""
-    calibration_restorations: Positive = 5
-    """Restorations per calibration scan; their residual's statistics hardly depend on it."""
-    scan_score: Literal["paper", "parts"] = "paper"
-    """``paper``: the sum of the code NLL above λ_s.  ``parts``: the more anomalous of the map's highest voxels and the
-    way the scan was taken, each in healthy standard deviations."""
-    scan_top_share: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """Part of the scored voxels, the highest, whose mean evidence speaks for the scan."""
-    threshold_quantile: Fraction = 0.995
-    """The healthy threshold is this quantile of the map's voxels on healthy calibration scans."""
-
-
-class Settings(_Frozen):
+class Settings(Frozen):
     """All settings of one model."""
 
     preset: str

@@ -17,8 +17,9 @@ from mendscan.config import Settings
 from mendscan.detection.calibration import Calibration, Scores
 from mendscan.detection.calibration_values import checked_calibration
 from mendscan.detection.devices import choose_device, one_thread
+from mendscan.detection.encoded_scan import EncodedScan
 from mendscan.detection.evidence import Evidence
-from mendscan.detection.networks import EncodedScan, Networks, Precision, RestoredScan
+from mendscan.detection.networks import Networks, Precision, RestoredScan
 from mendscan.detection.restoration import Schedule
 from mendscan.detection.scan_score import ScanScore
 from mendscan.detection.voxel_calibration import paper_map

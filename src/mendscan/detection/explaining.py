@@ -19,8 +19,9 @@ from mendscan.config import Settings
 from mendscan.detection.calibration import CodeThresholds
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import one_thread
+from mendscan.detection.encoded_scan import EncodedScan, scan_uniforms
 from mendscan.detection.evidence import KINDS, Evidence
-from mendscan.detection.networks import EncodedScan, Networks, scan_uniforms
+from mendscan.detection.networks import Networks
 from mendscan.detection.scoring import restoration_weights
 from mendscan.detection.voxel_calibration import paper_map
 from mendscan.shapes import MapSHW

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
 from mendscan.cohort.preparing import Prepared, evenly_spaced, from_slices, slice_positions, to_slices
 from mendscan.config import Settings
 from mendscan.detection.code_shifts import SHIFTS, shifted
 from mendscan.detection.devices import bfloat16_is_fast
+from mendscan.detection.encoded_scan import EncodedScan, scan_uniforms
 from mendscan.detection.evidence import Evidence
-from mendscan.detection.restoration import Schedule, draw_uniforms, restore
-from mendscan.detection.scoring import WeightedRestoration, clipped_nll_score, nll_map, weigh_restorations
+from mendscan.detection.restoration import Schedule, restore
+from mendscan.detection.scoring import WeightedRestoration, nll_map, weigh_restorations
 from mendscan.detection.soft_restoration import restore_softly
 from mendscan.errors import SettingsError
 from mendscan.models.causal import folded_weights
@@ -31,7 +31,7 @@ from mendscan.models.vqvae import VQVAE
 from mendscan.parallel import available_cores, each_in_threads
 from mendscan.shapes import MapSHW
 
-__all__ = ["EncodedScan", "Networks", "Precision", "RestoredScan", "scan_generator", "scan_uniforms"]
+__all__ = ["Networks", "Precision", "RestoredScan"]
 
 Precision = Literal["exact", "fast"]
 """``exact``: float32.  ``fast``: restorations are drawn and decoded in bfloat16 where the processor has it."""
@@ -50,48 +50,6 @@ class _Batching(NamedTuple):
 
 _FITS_A_CPU = _Batching(slices=8, state_rows=120, group=16)
 _FILLS_AN_ACCELERATOR = _Batching(slices=64, state_rows=1024, group=1024)
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedScan:
-    """A scan as the networks see it, on the CPU.
-
-    Attributes:
-        slices_SHW: The scored slices, prepared.
-        position_S: Slice coordinate of each.
-        codes_Shw: Their codes.
-        nll_Shw: Negative log-likelihood of each code, in nats.
-        foreground_SHW: Where the scan shows something.
-        at: Indices of the scored slices on the model grid.
-        logits_SHW: What the discriminator says of each voxel, higher = more like a fault; None if there is none.
-    """
-
-    slices_SHW: Float[Tensor, "S H W"]
-    position_S: Float[Tensor, " S"]
-    codes_Shw: Int[Tensor, "S h w"]
-    nll_Shw: Float[Tensor, "S h w"]
-    foreground_SHW: Bool[np.ndarray, "S H W"]
-    at: Int[np.ndarray, " S"]
-    logits_SHW: Float[np.ndarray, "S H W"] | None = None
-
-    @cached_property
-    def codes_hash(self) -> str:
-        """SHA-256, in hex, of the codes: what restorations start from, so what decides their random numbers.
-
-        Unlike a hash of voxels and affine, it is the same for a scan that was moved in space or stored in another unit
-        of intensity.
-        """
-        digest = hashlib.sha256(np.asarray(self.codes_Shw.shape, dtype="<i8").tobytes())
-        digest.update(np.ascontiguousarray(self.codes_Shw.numpy(), dtype="<i4").data)
-        return digest.hexdigest()
-
-    def slice_scores(self, threshold_nats: float) -> Float64[np.ndarray, " S"]:
-        """Return the paper's score of every slice."""
-        return clipped_nll_score(self.nll_Shw, threshold_nats=threshold_nats).double().numpy()
-
-    def score(self, threshold_nats: float) -> float:
-        """Return the paper's score of the scan."""
-        return float(self.slice_scores(threshold_nats).sum())
 
 
 class RestoredScan(NamedTuple):
@@ -393,16 +351,3 @@ class Networks:
             decoder = SliceDecoder(self.vqvae, codes_hw.to(self.device), position.to(self.device))
             decoded_DHW = decoder.decode(distinct_Dhw.to(self.device)).float().cpu()
         return weigh_restorations(slice_HW, decoded_DHW[which_R], temperature=self.settings.detection.temperature)
-
-
-def scan_uniforms(scan: EncodedScan, restorations: int, seed: int) -> Float64[Tensor, "R S h w"]:
-    """Return the number that decides each sampled code of a scan's restorations."""
-    slices, height, width = scan.codes_Shw.shape
-    generator = scan_generator(scan.codes_hash, seed)
-    return draw_uniforms(restorations, slices, (height, width), generator=generator)
-
-
-def scan_generator(content: str, seed: int) -> torch.Generator:
-    """Return a stream that depends on a scan's content, such as its `codes_hash`, and the seed alone."""
-    digest = hashlib.sha256(f"restoration:{seed}:{content}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -25,7 +25,8 @@ from mendscan.cohort.preparing import from_slices, slice_positions
 from mendscan.config import PreparationSettings, Settings
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import one_thread
-from mendscan.detection.networks import Networks, scan_generator
+from mendscan.detection.encoded_scan import scan_generator
+from mendscan.detection.networks import Networks
 from mendscan.detection.restoration import draw_uniforms, restore_incrementally
 from mendscan.errors import SettingsError
 from mendscan.models.causal import folded_weights

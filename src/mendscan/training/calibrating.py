@@ -8,21 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
 
 from mendscan.cohort.fingerprint import ScanFacts
 from mendscan.cohort.preparing import prepare
 from mendscan.cohort.store import measure_cohort
-from mendscan.config import DetectionSettings, Settings, override, parse_settings
+from mendscan.config import DetectionSettings, Settings, override
 from mendscan.detection.acquisition import AcquisitionReference
 from mendscan.detection.calibration import Calibration, CodeThresholds, HealthyPeaks, ScanReference
 from mendscan.detection.calibration_values import checked_calibration
 from mendscan.detection.code_usage import CodeUsage
 from mendscan.detection.detector import map_and_findings
 from mendscan.detection.devices import choose_device, one_thread
+from mendscan.detection.encoded_scan import EncodedScan
 from mendscan.detection.evidence import Evidence
 from mendscan.detection.gate import AcquisitionGate
-from mendscan.detection.networks import EncodedScan, Networks
+from mendscan.detection.networks import Networks
 from mendscan.detection.scan_score import ScanCalibration, top_mean
 from mendscan.detection.voxel_calibration import (
     VoxelCalibration,
@@ -31,10 +31,8 @@ from mendscan.detection.voxel_calibration import (
     left_out_nats,
     paper_map,
 )
-from mendscan.errors import CohortError, ModelError, ScanError, SettingsError
+from mendscan.errors import CohortError, ModelError, SettingsError
 from mendscan.models.bundle import load_bundle, save_bundle
-from mendscan.models.skeleton import networks_of
-from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.training.gating import learn_gate
 from mendscan.training.workplace import new_model_folder
@@ -256,54 +254,17 @@ def _scans_by_content(
 def _restore_all(
     networks: Networks, encoded: Sequence[EncodedScan], threshold_nats: float, progress: Progress
 ) -> list[Evidence]:
+    """Return the evidence of every calibration scan; threads share the slices of each, as in detection."""
     progress.begin("restore healthy scans", len(encoded))
-    weights = save(_all_tensors(networks))
-    workers = None if networks.device.type == "cpu" else 0
-    outcomes = each_in_processes(
-        _evidence_of_scan,
-        [(scan, threshold_nats) for scan in encoded],
-        expected=ScanError,
-        initializer=_load_networks,
-        initargs=(networks.settings.model_dump(mode="json"), weights, str(networks.device)),
-        workers=workers,
-    )
-    found: dict[int, Evidence] = {}
-    for index, evidence in outcomes:
-        found[index] = evidence
-        progress.advance()
-    return [found[index] for index in range(len(encoded))]
-
-
-def _all_tensors(networks: Networks) -> dict[str, torch.Tensor]:
-    return {
-        f"{part}.{name}": tensor.cpu().contiguous()
-        for part, network in networks.parts.items()
-        for name, tensor in network.state_dict().items()
-    }
-
-
-_NETWORKS: list[Networks] = []
-"""The networks of this worker process, set once when it starts."""
-
-
-def _load_networks(settings_json: dict[str, object], weights: bytes, device: str) -> None:
-    if device == "cpu":
-        torch.set_num_threads(1)
-    settings: Settings = parse_settings(settings_json, where="worker")
-    tensors = load(weights)
-    parts = networks_of(settings)
-    for part, network in parts.items():
-        start = f"{part}."
-        network.load_state_dict({k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)})
-    _NETWORKS[:] = [Networks.of(parts, settings, device=torch.device(device), workers=1)]
-
-
-def _evidence_of_scan(scan: EncodedScan, threshold_nats: float) -> Evidence:
-    networks = _NETWORKS[0]
-    restored = networks.restore(
-        scan,
-        restorations=networks.settings.detection.calibration_restorations,
-        threshold_nats=threshold_nats,
-        seed=networks.settings.seed,
-    )
-    return networks.evidence(scan, restored.residual_SHW)
+    settings, found = networks.settings, []
+    with one_thread(networks.device):
+        for scan in encoded:
+            restored = networks.restore(
+                scan,
+                restorations=settings.detection.calibration_restorations,
+                threshold_nats=threshold_nats,
+                seed=settings.seed,
+            )
+            found.append(networks.evidence(scan, restored.residual_SHW))
+            progress.advance()
+    return found
