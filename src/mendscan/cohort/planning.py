@@ -299,6 +299,11 @@ def _network_decisions(settings: Settings) -> list[Decision]:
             "of all combinations the best on anomalies kept for choosing, in validation scans",
         ),
         Decision(
+            "detection.restored_scan",
+            settings.detection.restored_scan,
+            "the map needs none; a soft one is as near to healthy as a few samples, in a fraction of the time",
+        ),
+        Decision(
             "training.batch_slices",
             str(training.batch_slices),
             f"about {PIXELS_PER_STEP:,} pixels a step, 64 slices at most",
