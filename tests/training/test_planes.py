@@ -40,6 +40,13 @@ def networks(model: Path) -> Networks:
     return Networks.of(bundle.networks, bundle.settings, device=torch.device("cpu"))
 
 
+def test_two_planes_are_the_slice_axis_and_the_first_other(networks: Networks) -> None:
+    two = override(networks.settings, ["preparation.planes=2"])
+    assert list(two.further_planes) == ["X"]
+    assert list(override(two, ["preparation.slice_axis=X"]).further_planes) == ["Y"]
+    assert list(networks.settings.further_planes) == ["X", "Y"]
+
+
 def test_each_plane_is_trained_for_as_long(model: Path, networks: Networks) -> None:
     lines = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
     last = {line["stage"]: line["step"] + 1 for line in lines}

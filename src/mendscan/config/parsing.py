@@ -185,7 +185,7 @@ def _check_planes(settings: Settings, where: object) -> None:
         return
     if preparation.slice_view != "array" or preparation.scored_slices is not None:
         raise SettingsError(
-            "three planes need every slice, as an array",
+            "several planes need every slice, as an array",
             where=where,
             found=f"preparation.slice_view={preparation.slice_view}, "
             f"preparation.scored_slices={preparation.scored_slices or 'none'}",

@@ -36,9 +36,9 @@ class PreparationSettings(Frozen):
     """Voxel size of the model grid in mm, for ``resample``."""
     slice_axis: Literal["X", "Y", "Z"] = "Z"
     """The axis that is cut into slices; Z gives axial slices."""
-    planes: Literal[1, 3] = 1
-    """3: scans are cut along the two other axes as well, each with a VQ-VAE and a prior of its own, and the NLL as
-    evidence is the mean of the three.  Restorations and the paper's scores are of `slice_axis` alone."""
+    planes: Literal[1, 2, 3] = 1
+    """2: scans are cut along the first other axis as well, with a VQ-VAE and a prior of its own, and the NLL as
+    evidence is the mean of both; 3: along all.  Restorations and the paper's scores are of `slice_axis` alone."""
     slice_view: Literal["array", "image"] = "array"
     """``array``: rows and columns of a slice are the two other axes, in RAS+ order.  ``image``: as on a screen, the
     second of them upwards and the first to the right (the original's networks saw slices so)."""
@@ -289,9 +289,8 @@ class Settings(Frozen):
     @property
     def further_planes(self) -> dict[str, Settings]:
         """The settings of the networks of each other plane by its slice axis, with that plane alone."""
-        if self.preparation.planes == 1:
-            return {}
-        return {axis: self._cut_along(axis) for axis in "XYZ" if axis != self.slice_axis}
+        others = [axis for axis in "XYZ" if axis != self.slice_axis]
+        return {axis: self._cut_along(axis) for axis in others[: self.preparation.planes - 1]}
 
     def _cut_along(self, axis: str) -> Settings:
         changes = {"slice_axis": axis, "planes": 1}
