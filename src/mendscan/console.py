@@ -159,14 +159,16 @@ def _duration(seconds: float) -> str:
 
 def show_training(summary: TrainingSummary) -> None:
     """Print what training made."""
-    figures = summary.figures
+    from mendscan.training.choosing import CANDIDATES
+
+    figures, looked_at = summary.figures, {f"detection.{name}" for name in CANDIDATES}
     console.print(
         f"hold-out L1 {figures['holdout_l1']:.4f}   codes used {figures['codes_used']:.0f}   "
         f"perplexity {figures['perplexity']:.1f}   hold-out NLL {figures['holdout_nll']:.3f} nats"
         + (f"   self-made faults found AP {figures['holdout_fault_ap']:.3f}" if "holdout_fault_ap" in figures else "")
     )
     for decision in summary.plan.decisions:
-        if decision.setting.startswith("detection."):
+        if decision.setting in looked_at:
             console.print(f"{decision.setting} = {decision.value}: {decision.reason}")
     console.print(f"model: [bold]{escape(str(summary.model))}[/bold] (see README.md, plan.json, curves.png in it)")
 
