@@ -128,8 +128,10 @@ def _with_epochs(plan: Plan, estimate: EpochEstimate, scans: int) -> Plan:
 def _with_steps(plan: Plan, steps: int) -> Plan:
     counts = stage_steps(override(plan.settings, [f"training.steps={steps}"]))
     third = f", {counts.discriminator} for the discriminator" if counts.discriminator else ""
+    which = "the" if plan.settings.preparation.planes == 1 else "each"
     reason = (
-        f"{counts.vqvae} for the VQ-VAE, {counts.prior} for the prior{third}; --steps {steps} repeats this training"
+        f"{counts.vqvae} for {which} VQ-VAE, {counts.prior} for {which} prior{third}; "
+        f"--steps {steps} repeats this training"
     )
     return _decided(plan, steps, reason)
 
