@@ -162,3 +162,12 @@ def test_only_a_map_that_counts_the_nll_is_worth_the_shifts(networks: Networks, 
     assert not np.array_equal(nll_under(voxel_map="standardised", evidence=("nll",)), as_encoded)
     assert np.array_equal(nll_under(voxel_map="standardised", evidence=("residual",)), as_encoded)
     assert np.array_equal(nll_under(voxel_map="residual"), as_encoded)
+
+
+def test_places_that_are_asked_for_count_also_where_the_map_has_no_nll(networks: Networks, scan: EncodedScan) -> None:
+    detection = networks.settings.detection.model_copy(update={"evidence": ("texture",), "nll_shifts": 5})
+    without = replace(networks, settings=networks.settings.model_copy(update={"detection": detection}))
+    as_encoded, averaged = (without.evidence(scan, None, shifts=shifts).nll_SHW for shifts in (None, 5))
+    assert np.array_equal(as_encoded, networks.evidence(scan, None, as_encoded=True).nll_SHW)
+    assert np.array_equal(averaged, networks.evidence(scan, None, shifts=5).nll_SHW)
+    assert not np.array_equal(as_encoded, averaged)

@@ -211,8 +211,8 @@ class Detector:
             scores: As in `detect`.
         """
         settings, kinds = self.settings.detection, self.calibration.voxels.kinds
-        needed = scores == "paper" or not kinds or "residual" in kinds
-        if settings.restored_scan == "soft" and asked is None and not needed:
+        map_needs_them = scores == "paper" or not kinds or "residual" in kinds
+        if asked is None and settings.restored_scan == "soft" and not map_needs_them:
             return 0
         return asked or settings.restorations
 

@@ -256,10 +256,12 @@ class Networks:
             residual_SHW: What `restore` found; None if nothing was restored.
             as_encoded: Whether the NLL is that of the scan's codes alone, as for the paper's map, though the settings
                 have it averaged over planes and places of the grid.
-            shifts: Over how many places of the grid of codes it is averaged; None = as the settings say.
+            shifts: Over how many places of the grid of codes it is averaged; None = as the settings say, if it is part
+                of their map.
         """
         detection = self.settings.detection
-        if as_encoded or detection.voxel_map == "residual" or "nll" not in detection.evidence:
+        counts = detection.voxel_map == "standardised" and "nll" in detection.evidence
+        if as_encoded or (shifts is None and not counts):
             nll_SHW = nll_map(scan.nll_Shw.numpy(), downsampling=self.settings.vqvae.downsampling)
         else:
             nll_SHW = self._averaged_nll(scan, SHIFTS[: shifts or detection.nll_shifts])
