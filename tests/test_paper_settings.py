@@ -24,6 +24,7 @@ NOT_THE_PAPERS = {
     "detection.residual_sigma": "for the standardised map only",
     "detection.nll_sigma": "for the standardised map only",
     "detection.nll_shifts": "for the standardised map only",
+    "detection.nll_level": "for the standardised map only",
     "detection.texture_sigma": "for the standardised map only",
     "detection.discriminator_sigma": "for the standardised map only",
     "detection.calibration_restorations": "calibration of the map, which the paper has not",

@@ -12,6 +12,7 @@ EVERYWHERE = np.ones(SHAPE, dtype=bool)
 PAPER = DetectionSettings(voxel_map="residual", threshold_quantile=0.9)
 STANDARDISED = DetectionSettings(voxel_map="standardised", residual_sigma=1.0, nll_sigma=1.5, threshold_quantile=0.95)
 EVERY_KIND = STANDARDISED.model_copy(update={"evidence": ("texture", "nll", "discriminator", "residual")})
+LEVELLED = EVERY_KIND.model_copy(update={"nll_level": "scan"})
 
 
 def evidence_of(

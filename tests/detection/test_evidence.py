@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from detection.evidence_cases import EVERY_KIND, SHAPE, healthy_evidence
+from detection.evidence_cases import EVERY_KIND, SHAPE, STANDARDISED, healthy_evidence
 from mendscan.config import DetectionSettings
 from mendscan.detection.evidence import KINDS, TEXTURE_FLOOR, texture_energy
 from mendscan.detection.voxel_calibration import calibrate_voxels
@@ -48,8 +48,10 @@ def test_blur_takes_fine_texture_most() -> None:
 def test_two_sided_evidence_sees_less_and_more_alike() -> None:
     kind = KINDS["texture"]
     channels = noise(2, (3, 8 * 10, 10)).reshape(3, 8, 10, 10)
-    np.testing.assert_array_equal(kind.excess(channels), kind.excess(-channels))
-    assert KINDS["nll"].excess(-np.abs(channels[:1])).max() <= 0
+    everywhere = np.ones(channels.shape[1:], bool)
+    more, less = (kind.excess(sign * channels, everywhere, STANDARDISED) for sign in (1, -1))
+    np.testing.assert_array_equal(more, less)
+    assert KINDS["nll"].excess(-np.abs(channels[:1]), everywhere, STANDARDISED).max() <= 0
 
 
 @pytest.mark.parametrize("factor", [0.1, 4.0])

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from detection.evidence_cases import EVERY_KIND, EVERYWHERE, PAPER, SHAPE, STANDARDISED, evidence_of, healthy_evidence
+from detection.evidence_cases import (
+    EVERY_KIND,
+    EVERYWHERE,
+    LEVELLED,
+    PAPER,
+    SHAPE,
+    STANDARDISED,
+    evidence_of,
+    healthy_evidence,
+)
 from mendscan.config import DetectionSettings
 from mendscan.detection.evidence import KINDS, Evidence
 from mendscan.detection.scoring import pooled_residual
@@ -74,7 +83,9 @@ def test_few_voxels_support_only_a_short_tail() -> None:
 # --- maps ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [PAPER, STANDARDISED, EVERY_KIND], ids=["paper", "two kinds", "every kind"])
+@pytest.mark.parametrize(
+    "settings", [PAPER, STANDARDISED, EVERY_KIND, LEVELLED], ids=["paper", "two kinds", "every kind", "levelled"]
+)
 @pytest.mark.parametrize("n", [2, 6])
 def test_maps_are_in_the_unit_interval_whatever_the_evidence(settings: DetectionSettings, n: int) -> None:
     voxels = calibrate_voxels(healthy_evidence(n), settings)
@@ -141,6 +152,34 @@ def test_an_anomaly_stands_out_in_either_kind_of_evidence(kind: str) -> None:
     np.testing.assert_allclose(found[:, :, -1], before[:, :, -1], atol=0.01)
 
 
+NLL_ALONE = STANDARDISED.model_copy(update={"evidence": ("nll",), "nll_level": "scan"})
+
+
+def test_what_a_whole_scan_has_in_common_points_at_no_place_once_it_is_levelled() -> None:
+    healthy, evidence = healthy_evidence(8), healthy_evidence(1, seed=9)[0]
+    spread = HealthyReference.fit(np.stack([each.nll_SHW for each in healthy]), sigma_voxels=1.5).spread_SHW
+    everywhere = replace(evidence, nll_SHW=evidence.nll_SHW + 3 * spread.mean())
+    levelled = calibrate_voxels(healthy, NLL_ALONE)
+    before, after = (levelled.map_of(each, NLL_ALONE) for each in (evidence, everywhere))
+    as_it_is = NLL_ALONE.model_copy(update={"nll_level": "none"})
+    assert (after > 0.5).mean() < 0.1
+    assert np.abs(after - before).mean() < 0.1
+    assert (calibrate_voxels(healthy, as_it_is).map_of(everywhere, as_it_is) > 0.5).mean() > 0.5
+
+
+def test_a_levelled_map_is_its_formula_over_what_is_scored() -> None:
+    body = np.zeros(SHAPE, bool)
+    body[:, 3:9, 3:11] = True
+    healthy = [with_foreground(each, body) for each in healthy_evidence(6)]
+    voxels = calibrate_voxels(healthy, NLL_ALONE)
+    new = with_foreground(healthy_evidence(1, seed=5)[0], body)
+    reference = HealthyReference.fit(np.stack([each.nll_SHW for each in healthy]), sigma_voxels=1.5)
+    standardised = reference.standardised(new.nll_SHW)
+    excess = standardised - np.median(standardised[body])
+    np.testing.assert_allclose(voxels.excess_of(new)["nll"], excess, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(voxels.nats_of(new)[body], voxels.kinds["nll"].tail(excess)[body], rtol=1e-4)
+
+
 def with_foreground(evidence: Evidence, foreground_SHW: np.ndarray) -> Evidence:
     return replace(evidence, foreground_SHW=foreground_SHW)
 
@@ -167,7 +206,7 @@ def test_more_evidence_never_lowers_the_map() -> None:
 # --- maps of the calibration scans themselves ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [STANDARDISED, EVERY_KIND], ids=["two kinds", "every kind"])
+@pytest.mark.parametrize("settings", [STANDARDISED, EVERY_KIND, LEVELLED], ids=["two kinds", "every kind", "levelled"])
 def test_a_left_out_map_is_that_of_a_calibration_without_the_scan(settings: DetectionSettings) -> None:
     evidence = healthy_evidence(6)
     voxels = calibrate_voxels(evidence, settings)

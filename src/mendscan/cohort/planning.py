@@ -176,6 +176,7 @@ _AUTO_DETECTION = DetectionSettings(
     scan_score="parts",
     nll_sigma=2.0,
     nll_shifts=5,
+    nll_level="scan",
     calibration_restorations=3,
 )
 

@@ -60,6 +60,7 @@ class EvidenceKind:
         n_channels: How many channels.
         two_sided: Whether less than usual is as suspicious as more.
         relative: Whether it says already how far a voxel is from what is usual at its place; if not, healthy scans do.
+        levelled: Whether what all of a scan has in common is taken away.
     """
 
     channels: Callable[[Evidence], Channels]
@@ -67,9 +68,21 @@ class EvidenceKind:
     n_channels: int = 1
     two_sided: bool = False
     relative: bool = False
+    levelled: Callable[[DetectionSettings], bool] = lambda _: False
 
-    def excess(self, standardised_CSHW: Channels) -> Float32[np.ndarray, "S H W"]:
-        """Return how far standardised channels are from usual: higher = more anomalous."""
+    def excess(
+        self, standardised_CSHW: Channels, scored_SHW: Bool[np.ndarray, "S H W"], settings: DetectionSettings
+    ) -> Float32[np.ndarray, "S H W"]:
+        """Return how far standardised channels are from usual: higher = more anomalous.
+
+        Args:
+            standardised_CSHW: In healthy standard deviations above the healthy mean.
+            scored_SHW: Where the scan is scored.
+            settings: Whether it is levelled.
+        """
+        if self.levelled(settings) and scored_SHW.any():
+            level_C = np.median(standardised_CSHW[:, scored_SHW], axis=1)
+            standardised_CSHW = standardised_CSHW - level_C[:, None, None, None]
         if not self.two_sided:
             return standardised_CSHW.max(axis=0)
         magnitude_SHW = np.sqrt(np.mean(np.square(standardised_CSHW), axis=0))
@@ -109,7 +122,11 @@ def _logits(evidence: Evidence) -> Channels:
 KINDS: Mapping[str, EvidenceKind] = MappingProxyType(
     {
         "residual": EvidenceKind(_residual, lambda settings: settings.residual_sigma),
-        "nll": EvidenceKind(lambda e: e.nll_SHW[None], lambda settings: settings.nll_sigma),
+        "nll": EvidenceKind(
+            lambda e: e.nll_SHW[None],
+            lambda settings: settings.nll_sigma,
+            levelled=lambda settings: settings.nll_level == "scan",
+        ),
         "texture": EvidenceKind(
             lambda e: texture_energy(e.slices_SHW),
             lambda settings: settings.texture_sigma,

@@ -20,7 +20,7 @@ from mendscan.detection.calibration import CodeThresholds
 from mendscan.detection.detector import Detector
 from mendscan.detection.devices import one_thread
 from mendscan.detection.encoded_scan import EncodedScan, scan_uniforms
-from mendscan.detection.evidence import KINDS, Evidence
+from mendscan.detection.evidence import Evidence
 from mendscan.detection.networks import Networks
 from mendscan.detection.scoring import restoration_weights
 from mendscan.detection.voxel_calibration import paper_map
@@ -140,10 +140,7 @@ def explain(
         weight_R=restoration_weights(slice_HW, restorations_RHW, temperature=temperature).numpy(),
         evidence=evidence,
         paper_map_SHW=paper_map(evidence, settings.detection),
-        excess={
-            name: KINDS[name].excess(kind.standardised(KINDS[name].channels(evidence)))
-            for name, kind in calibration.voxels.kinds.items()
-        },
+        excess=calibration.voxels.excess_of(evidence),
         map_SHW=calibration.voxels.map_of(evidence, settings.detection),
         thresholds=calibration.thresholds,
         map_threshold=calibration.map_threshold(),

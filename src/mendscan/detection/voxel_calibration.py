@@ -93,12 +93,14 @@ class VoxelCalibration:
         usual_SHW: Share of the healthy scans that show something at each position; where neither they nor the scan do,
             the map is 0.
         scale: The combined evidence, in nats, that the map shows as 0.5.
+        settings: How the kinds are made; the paper's map needs none.
     """
 
     threshold: float
     kinds: Mapping[str, HealthyKind] = field(default_factory=dict)
     usual_SHW: Float32[np.ndarray, "S H W"] | None = None
     scale: float = 1.0
+    settings: DetectionSettings = field(default_factory=DetectionSettings)
 
     def map_of(self, evidence: Evidence, settings: DetectionSettings) -> MapSHW:
         """Return the anomaly map on the model grid, in [0, 1]."""
@@ -126,8 +128,7 @@ class VoxelCalibration:
         Raises:
             ValueError: If this calibration is of the paper's map, which standardises nothing.
         """
-        standardised = {name: kind.standardised(KINDS[name].channels(evidence)) for name, kind in self.kinds.items()}
-        return self.nats_of_standardised(standardised, evidence.foreground_SHW)
+        return self.nats_of_standardised(self._standardised(evidence), evidence.foreground_SHW)
 
     def nats_of_standardised(
         self, standardised: Mapping[str, Channels], foreground_SHW: Bool[np.ndarray, "S H W"]
@@ -139,8 +140,25 @@ class VoxelCalibration:
         """
         if not self.kinds:
             raise ValueError("the paper's map has no healthy tails")
-        combined = _combined([kind.tail(KINDS[name].excess(standardised[name])) for name, kind in self.kinds.items()])
+        excess = self._excess(standardised, foreground_SHW)
+        combined = _combined([kind.tail(excess[name]) for name, kind in self.kinds.items()])
         return np.where(self.scored(foreground_SHW), combined, 0.0)
+
+    def excess_of(self, evidence: Evidence) -> dict[str, MapSHW]:
+        """Return how far each kind of evidence is from usual, in healthy standard deviations: higher = more anomalous.
+
+        None for the paper's map, which standardises nothing.
+        """
+        return self._excess(self._standardised(evidence), evidence.foreground_SHW)
+
+    def _standardised(self, evidence: Evidence) -> dict[str, Channels]:
+        return {name: kind.standardised(KINDS[name].channels(evidence)) for name, kind in self.kinds.items()}
+
+    def _excess(
+        self, standardised: Mapping[str, Channels], foreground_SHW: Bool[np.ndarray, "S H W"]
+    ) -> dict[str, MapSHW]:
+        scored_SHW = self.scored(foreground_SHW)
+        return {name: KINDS[name].excess(standardised[name], scored_SHW, self.settings) for name in self.kinds}
 
     def scored(self, foreground_SHW: Bool[np.ndarray, "S H W"]) -> Bool[np.ndarray, "S H W"]:
         """Return where a scan is scored: where it shows something, or healthy scans usually do."""
@@ -179,7 +197,7 @@ class VoxelCalibration:
                     for one in channel_names(name)
                 )
                 kinds[name] = HealthyKind(references, TailTable(tuple(table["values"]), tuple(table["nats"])))
-        return cls(values["map_threshold"], kinds, arrays.get("usual_foreground"), values["map_scale_nats"])
+        return cls(values["map_threshold"], kinds, arrays.get("usual_foreground"), values["map_scale_nats"], settings)
 
 
 def calibrate_voxels(evidence: Sequence[Evidence], settings: DetectionSettings) -> VoxelCalibration:
@@ -198,11 +216,13 @@ def calibrate_voxels(evidence: Sequence[Evidence], settings: DetectionSettings) 
         references = tuple(_reference(name, maps_NSHW, sigma) for maps_NSHW in maps_CNSHW)
         # A scan that helped to set the mean and spread looks more usual than a new one; leaving it out undoes that.
         left_out_CNSHW = _left_out(name, maps_CNSHW, sigma)
-        excess_NSHW = np.stack([kind.excess(left_out_CNSHW[:, index]) for index in range(len(evidence))])
+        excess_NSHW = np.stack(
+            [kind.excess(left_out_CNSHW[:, index], scored_NSHW[index], settings) for index in range(len(evidence))]
+        )
         kinds[name] = HealthyKind(references, TailTable.of(excess_NSHW[scored_NSHW]))
         nats.append(kinds[name].tail(excess_NSHW[scored_NSHW]))
     scale = max(float(np.quantile(_combined(nats), settings.threshold_quantile)), 1e-6)
-    return VoxelCalibration(0.5, kinds, usual_SHW, scale)
+    return VoxelCalibration(0.5, kinds, usual_SHW, scale, settings)
 
 
 def left_out_maps(
