@@ -30,7 +30,7 @@ from mendscan.cohort.selection_artefacts import SELECTION_ARTEFACTS
 from mendscan.cohort.selection_kinds import SELECTION_KINDS
 from mendscan.cohort.suite import write_suite
 from mendscan.config import DetectionSettings
-from mendscan.console import ConsoleProgress
+from mendscan.console_progress import ConsoleProgress
 from mendscan.detection.acquisition import AcquisitionReference
 from mendscan.detection.calibration import Calibration, CodeThresholds
 from mendscan.detection.detector import map_and_findings

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mendscan.cohort.selection_cases import with_selection_anomalies
-from mendscan.console import ConsoleProgress
+from mendscan.console_progress import ConsoleProgress
 from mendscan.detection.detector import Detector
 from mendscan.volumes.finding import find_scans
 from mendscan.volumes.reading import read_volume

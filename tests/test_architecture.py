@@ -24,6 +24,7 @@ LAYERS = (
     {"evaluation"},
     {"report", "viewer"},
     {"benchmark", "submission"},
+    {"console_progress"},
     {"console"},
     {"console_check", "console_models", "console_report", "console_submission", "demo", "exits", "options", "tutorial"},
     {"cli"},

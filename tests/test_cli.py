@@ -9,7 +9,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from mendscan.cli import app, reporting, trials
-from mendscan.console import console, show_detection
+from mendscan.console import show_detection
+from mendscan.console_progress import console
 from mendscan.evaluation import bootstrap
 from mendscan.report.report import FINDINGS, MEGABYTES
 from result_folders import detection, results_of

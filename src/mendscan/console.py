@@ -1,33 +1,20 @@
-"""What the commands print: progress bars and tables."""
+"""What the commands print: tables and summaries."""
 
 from __future__ import annotations
 
 import math
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
-from rich.text import Text
 
+from mendscan.console_progress import console
 from mendscan.errors import one_line
 from mendscan.evaluation.measures import FIGURES
-from mendscan.texts import printable
 
 if TYPE_CHECKING:
     from mendscan.cohort.labelled_cohort import LabelledCohort
@@ -43,8 +30,6 @@ if TYPE_CHECKING:
     from mendscan.training.trainer import TrainingSummary
 
 __all__ = [
-    "ConsoleProgress",
-    "console",
     "show_comparison",
     "show_detection",
     "show_differences",
@@ -60,72 +45,6 @@ __all__ = [
 ]
 
 _ROWS_SHOWN = 25
-
-
-class _PrintableConsole(Console):
-    """A terminal to which nothing is sent as it is that moves, colours, hides or turns what is shown.
-
-    Names of scans and folders are others' words, and may hold escapes.
-    """
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(printable(text), **options)
-
-
-console = _PrintableConsole(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 130)
-
-
-class ConsoleProgress:
-    """Progress bars on a terminal; elsewhere, such as in a log file, a line for each quarter of a stage."""
-
-    def __init__(self) -> None:
-        self._bars = Progress(
-            TextColumn("[bold]{task.description:<22}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[facts]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task: TaskID | None = None
-        self._stage, self._total, self._done = "", 0, 0
-        self._facts: dict[str, float] = {}
-
-    def __enter__(self) -> ConsoleProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
-
-    def begin(self, stage: str, total: int, *, done: int = 0) -> None:
-        """Add a bar."""
-        self._facts = {}
-        self._stage, self._total, self._done = stage, total, done
-        self._task = self._bars.add_task(stage, total=total, completed=done, rate="", facts="")
-
-    def advance(self, units: int = 1, **facts: float) -> None:
-        """Move the bar, and show the latest of each figure."""
-        if self._task is None:
-            return
-        self._facts |= facts
-        quarter = 4 * self._done // max(1, self._total)
-        self._done += units
-        shown = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in self._facts.items())
-        if self._bars.disable and 4 * self._done // max(1, self._total) > quarter:
-            console.print(f"{self._stage:<22} {self._done}/{self._total}  {shown}", markup=False, soft_wrap=True)
-        task = self._bars.tasks[self._task]
-        rate = f"{task.speed:.1f}/s" if task.speed else ""
-        self._bars.update(self._task, advance=units, facts=shown, rate=rate)
-
-    def say(self, message: str) -> None:
-        """Print a line above the bars."""
-        self._bars.console.print(message, style="yellow", markup=False, soft_wrap=True)
 
 
 def show_plan(plan: Plan) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from mendscan.console import console
+from mendscan.console_progress import console
 from mendscan.errors import one_line
 
 if TYPE_CHECKING:

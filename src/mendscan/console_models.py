@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from mendscan.console import console
+from mendscan.console_progress import console
 from mendscan.detection.verifying import Verification
 from mendscan.errors import MendscanError
 from mendscan.texts import printable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.markup import escape
 
-from mendscan.console import console
+from mendscan.console_progress import console
 from mendscan.errors import one_line
 from mendscan.report.report import MEGABYTE, Report
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from mendscan.console import console, show_official
+from mendscan.console import show_official
+from mendscan.console_progress import console
 
 if TYPE_CHECKING:
     from mendscan.submission.building import Submission

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from mendscan.cohort.held_folder import held_folder, refuse_occupied
-from mendscan.console import ConsoleProgress, console, show_comparison
+from mendscan.console import show_comparison
+from mendscan.console_progress import ConsoleProgress, console
 from mendscan.errors import MendscanError
 
 __all__ = ["run_demo"]

@@ -9,7 +9,10 @@ __all__ = ["Progress", "Silent"]
 
 @runtime_checkable
 class Progress(Protocol):
-    """What a stage may say while it works."""
+    """What a stage may say while it works.
+
+    Stages may run at once, each in a thread of its own: what a thread says is about the stage that it began last.
+    """
 
     def begin(self, stage: str, total: int, *, done: int = 0) -> None:
         """A stage of `total` units begins, `done` of which were done before."""

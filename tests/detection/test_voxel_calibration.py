@@ -161,7 +161,7 @@ def test_what_a_whole_scan_has_in_common_points_at_no_place_once_it_is_levelled(
     everywhere = replace(evidence, nll_SHW=evidence.nll_SHW + 3 * spread.mean())
     levelled = calibrate_voxels(healthy, NLL_ALONE)
     before, after = (levelled.map_of(each, NLL_ALONE) for each in (evidence, everywhere))
-    as_it_is = NLL_ALONE.model_copy(update={"nll_level": "none"})
+    as_it_is = NLL_ALONE.model_copy(update={"nll_level": "cohort"})
     assert (after > 0.5).mean() < 0.1
     assert np.abs(after - before).mean() < 0.1
     assert (calibrate_voxels(healthy, as_it_is).map_of(everywhere, as_it_is) > 0.5).mean() > 0.5

@@ -16,6 +16,7 @@ from torch import nn
 
 from mendscan.config import PRESETS
 from mendscan.errors import Interrupted, MendscanError, WriteError
+from mendscan.models.dropout import ChannelDropout
 from mendscan.training import run as run_module
 from mendscan.training.checkpoint import load_checkpoint, state_digest
 from mendscan.training.interrupts import StopRequest, stop_requests
@@ -60,7 +61,8 @@ def run(
     """Run the stage to its end; return the digest of the weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 1))
+        dropout = (nn.Unflatten(1, (8, 1, 1)), ChannelDropout(0.2), nn.Flatten())
+        network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), *dropout, nn.Linear(8, 1))
 
     def loss_of_step(step: int) -> dict[str, torch.Tensor]:
         x = torch.randn(8, 4, generator=generator_for("data", step))

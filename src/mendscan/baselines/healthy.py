@@ -20,8 +20,8 @@ from mendscan.errors import CohortError, ModelError, ScanError
 from mendscan.models.folder import ModelFolder
 from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress, Silent
+from mendscan.training.network_training import slice_data
 from mendscan.training.stages import SliceData
-from mendscan.training.trainer import slice_data
 from mendscan.volumes.finding import find_scans
 from mendscan.volumes.locking import locked
 from mendscan.volumes.reading import read_volume

@@ -33,8 +33,8 @@ def check(
     import json
     from contextlib import nullcontext
 
-    from mendscan.console import ConsoleProgress
     from mendscan.console_check import show_checked, told_on_stderr
+    from mendscan.console_progress import ConsoleProgress
     from mendscan.volumes.checking import check_scans
 
     reader = scan_reader(max_memory, nan, strict=strict)

@@ -58,7 +58,8 @@ def train(
 
     Example: mendscan train -i healthy_scans -o model --minutes 30
     """
-    from mendscan.console import ConsoleProgress, show_estimate, show_plan, show_training
+    from mendscan.console import show_estimate, show_plan, show_training
+    from mendscan.console_progress import ConsoleProgress
     from mendscan.training.trainer import train as run_training
     from mendscan.volumes.apart import keep_apart
 
@@ -143,7 +144,8 @@ def detect(
 
     Example: mendscan detect -m model -i new_scans -o results
     """
-    from mendscan.console import ConsoleProgress, show_detection
+    from mendscan.console import show_detection
+    from mendscan.console_progress import ConsoleProgress
     from mendscan.detection.batch import detect_folder, one_after_the_other
     from mendscan.detection.dicom_results import dicom_results
     from mendscan.results.figures import save_figure

@@ -30,7 +30,8 @@ def import_mood(
     Example: mendscan import-mood brain_train.zip -o mood/brain --holdout 20
     """
     from mendscan.cohort.mood import import_mood as run_import
-    from mendscan.console import ConsoleProgress, show_import
+    from mendscan.console import show_import
+    from mendscan.console_progress import ConsoleProgress
 
     with ConsoleProgress() as progress:
         done = run_import(archive, folder, holdout=holdout, seed=seed, progress=progress)

@@ -48,7 +48,8 @@ def import_original(
 
     Example: mendscan import-original --vqvae brain_feats.pt --prior brain_la.pt -o model --healthy healthy_scans
     """
-    from mendscan.console import ConsoleProgress, show_original
+    from mendscan.console import show_original
+    from mendscan.console_progress import ConsoleProgress
     from mendscan.training.importing import import_original as run_import
 
     with ConsoleProgress() as progress:

@@ -36,7 +36,7 @@ def report(
 
     Example: mendscan report -i results -o report.html
     """
-    from mendscan.console import ConsoleProgress
+    from mendscan.console_progress import ConsoleProgress
     from mendscan.console_report import show_report
     from mendscan.report.report import write_report
 

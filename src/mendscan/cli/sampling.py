@@ -36,7 +36,8 @@ def sample(
 
     Example: mendscan sample -m model -n 16 -o samples.png
     """
-    from mendscan.console import ConsoleProgress, show_samples
+    from mendscan.console import show_samples
+    from mendscan.console_progress import ConsoleProgress
     from mendscan.detection.sampling import sample as draw
     from mendscan.report.samples import check_samples_file, save_samples
 

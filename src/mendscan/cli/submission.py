@@ -55,7 +55,7 @@ def mood_check(
 
     Example: mendscan mood-check submission -i toy_cases
     """
-    from mendscan.console import ConsoleProgress
+    from mendscan.console_progress import ConsoleProgress
     from mendscan.console_submission import show_check
     from mendscan.submission.checking import check_submission
 
@@ -86,7 +86,7 @@ def mood_predict(
     from mendscan.submission.scratch import scratch_inside
 
     with scratch_inside(predictions):  # before anything is imported that looks for a place to write
-        from mendscan.console import ConsoleProgress
+        from mendscan.console_progress import ConsoleProgress
         from mendscan.console_submission import show_predicted
         from mendscan.submission.predicting import predict_folder
 

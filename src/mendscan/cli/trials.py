@@ -52,7 +52,8 @@ def evaluate(
         return
     from contextlib import nullcontext
 
-    from mendscan.console import ConsoleProgress, show_differences, show_evaluation
+    from mendscan.console import show_differences, show_evaluation
+    from mendscan.console_progress import ConsoleProgress
     from mendscan.evaluation.folders import compare, evaluate_folder
     from mendscan.evaluation.layouts import find_predictions
     from mendscan.evaluation.tables import evaluation_folder, write_evaluation
@@ -76,7 +77,8 @@ def evaluate(
 
 
 def _show_official(results: Path, labels: Path) -> None:
-    from mendscan.console import ConsoleProgress, show_official
+    from mendscan.console import show_official
+    from mendscan.console_progress import ConsoleProgress
     from mendscan.evaluation.official import official_figures
 
     with ConsoleProgress() as progress:
@@ -115,7 +117,8 @@ def simulate(
     Example: mendscan simulate -i healthy_scans -o test --seed 1
     """
     from mendscan.cohort.suite import write_suite
-    from mendscan.console import ConsoleProgress, show_suite
+    from mendscan.console import show_suite
+    from mendscan.console_progress import ConsoleProgress
     from mendscan.volumes.apart import keep_apart
     from mendscan.volumes.finding import find_scans
 
@@ -165,7 +168,8 @@ def benchmark(
 
     from mendscan.benchmark.methods import BASELINE_NAMES
     from mendscan.benchmark.running import run_benchmark
-    from mendscan.console import ConsoleProgress, console, show_comparison
+    from mendscan.console import show_comparison
+    from mendscan.console_progress import ConsoleProgress, console
     from mendscan.volumes.apart import keep_apart
 
     keep_apart(healthy, output)

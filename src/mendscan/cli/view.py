@@ -35,7 +35,7 @@ def view(
 
     from rich.markup import escape
 
-    from mendscan.console import console
+    from mendscan.console_progress import console
     from mendscan.viewer.access import Access, is_loopback
     from mendscan.viewer.serving import serve
 

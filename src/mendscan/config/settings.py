@@ -180,7 +180,7 @@ class DiscriminatorSettings(Frozen):
     channels: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=16)] = (32, 64, 128)
     """Width at each resolution, from blocks of 2×2×2 voxels on; each halves it."""
     members: Positive | None = None
-    """Networks whose mean logit counts, trained in turn; None = one per 4 000 steps, at most 3."""
+    """Networks whose mean logit counts, each with its part of the steps; None = one per 4 000 steps, at most 3."""
     batch_scans: Positive = 4
     """Whole scans per step."""
     learning_rate: Size = 2e-3

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import elu, glu
 
+from mendscan.models.dropout import ChannelDropout
+
 __all__ = ["GatedResidualBlock", "make_norm", "position_plane"]
 
 
@@ -38,7 +40,7 @@ class GatedResidualBlock(nn.Module):
         self.norm1 = norm(channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm2 = norm(channels if second_norm == "before" else 2 * channels)
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = ChannelDropout(dropout)
         self.conv2 = nn.Conv2d(channels, 2 * channels, 3, padding=1)
 
     def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:

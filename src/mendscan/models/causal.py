@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, elu, glu, pad
 
 from mendscan.models.blocks import position_plane
+from mendscan.models.dropout import ChannelDropout
 from mendscan.models.memory import Memory
 from mendscan.models.products import Product, RowConv, taps_last
 
@@ -111,7 +112,7 @@ class CausalBlock(CausalLayer):
         self.padding = (columns // 2, (columns - 1) // 2, rows - 1, 0)
         self.conv1 = WeightNormConv(channels + conditioned, channels, kernel)
         self.aux = None if aux_channels is None else WeightNormConv(aux_channels, channels, (1, 1))
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = ChannelDropout(dropout)
         self.conv2 = WeightNormConv(channels, 2 * channels, kernel)
         self.conditioned = conditioned
 

@@ -37,7 +37,7 @@ CANDIDATES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "evidence": (("nll", "discriminator"), ("nll",), ("discriminator",), ("nll", "texture", "discriminator")),
         "nll_sigma": (1.5, 2.0, 3.0),
-        "nll_level": ("scan", "none"),
+        "nll_level": ("scan", "cohort"),
     }
 )
 """Values of detection settings, in the order in which they are chosen.  None needs restorations, which take longer."""

@@ -71,15 +71,20 @@ class ScanData:
         )  # fmt: skip
 
 
-def discriminator_loss(discriminator: Discriminator, data: ScanData) -> Callable[[int], dict[str, Tensor]]:
+def discriminator_loss(
+    discriminator: Discriminator, data: ScanData, *, member: int = 0
+) -> Callable[[int], dict[str, Tensor]]:
     """Return the loss of one step: cross-entropy of the voxels, and one minus the overlap (soft Dice) of each scan.
 
-    Members are trained in turn, each on faults of its own.
+    Args:
+        discriminator: What is trained; it knows already what is usual.
+        data: Scans into which faults are put.
+        member: Which of its members is trained, on faults of its own.
     """
     settings = data.settings
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
-        generator = generator_for(settings.seed, "discriminator", step)
+        generator = generator_for(settings.seed, "discriminator", member, step)
         chosen = torch.randint(len(data.scans), (settings.discriminator.batch_scans,), generator=generator)
         usual_SHW = discriminator.usual_CSHW[0].cpu()
         faulty = [data.corrupted(index, usual_SHW, generator=generator) for index in chosen.tolist()]
@@ -88,7 +93,7 @@ def discriminator_loss(discriminator: Discriminator, data: ScanData) -> Callable
         weight = torch.stack([each.weight_SHW for each in faulty]).to(scans)
         lower = settings.training.precision == "bfloat16"
         with torch.autocast(data.device.type, torch.bfloat16, enabled=lower):
-            logits = discriminator(scans, member=step % len(discriminator.members))
+            logits = discriminator(scans, member=member)
         logits = logits.float()
         cross_entropy = binary_cross_entropy_with_logits(
             logits, label, weight, pos_weight=torch.tensor(_FAULT_WEIGHT, device=data.device)
@@ -100,23 +105,28 @@ def discriminator_loss(discriminator: Discriminator, data: ScanData) -> Callable
 
 
 @torch.inference_mode()
-def validate_discriminator(discriminator: Discriminator, data: ScanData) -> dict[str, float]:
+def validate_discriminator(
+    discriminator: Discriminator, data: ScanData, *, member: int | None = None
+) -> dict[str, float]:
     """Return how well faults in held-out healthy scans are found: the average precision of their voxels.
 
     The faults are of the families it was trained with: the figure says how training goes, not how well lesions are
     found.
+
+    Args:
+        discriminator: It has no layer that works otherwise in training.
+        data: The scans.
+        member: Of which of its members; None = of all together.
     """
     from sklearn.metrics import average_precision_score
 
-    discriminator.eval()
     labels, logits = [], []
     usual_SHW = discriminator.usual_CSHW[0].cpu()
     for index in range(min(len(data.scans), _VALIDATION_SCANS)):
         generator = generator_for(data.settings.seed, "validate discriminator", index)
         faulty = data.corrupted(index, usual_SHW, generator=generator)
         labels.append(faulty.label_SHW.flatten())
-        logits.append(discriminator(faulty.scan_SHW[None].to(data.device)).cpu().flatten())
-    discriminator.train()
+        logits.append(discriminator(faulty.scan_SHW[None].to(data.device), member=member).cpu().flatten())
     label = torch.cat(labels).numpy()
     # A cohort so small that chance put no fault into it has nothing to find.
     return {"holdout_fault_ap": float(average_precision_score(label, torch.cat(logits).numpy()))} if label.any() else {}

@@ -25,6 +25,7 @@ class StopRequest:
     def __init__(self, *, prompt: bool = False) -> None:
         self.made = False
         self.prompt = prompt
+        self._deferring = 0
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:
         """Note the request (a signal handler).
@@ -32,19 +33,26 @@ class StopRequest:
         Raises:
             KeyboardInterrupt: To stop at once.
         """
-        at_once = self.made or self.prompt
+        at_once = self.made or (self.prompt and not self._deferring)
         self.made = True
         if at_once:
             raise KeyboardInterrupt
 
+    def ask(self) -> None:
+        """Ask to stop at the next step, as the first signal does."""
+        self.made = True
+
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only note requests while the block lasts: it looks at `made` itself, between two steps."""
-        prompt, self.prompt = self.prompt, False
+        """Only note requests while the block lasts: it looks at `made` itself, between two steps.
+
+        For the main thread, in which signals are heard; blocks may lie within each other.
+        """
+        self._deferring += 1
         try:
             yield
         finally:
-            self.prompt = prompt
+            self._deferring -= 1
 
 
 @contextmanager

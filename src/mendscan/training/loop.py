@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from mendscan.config import TrainingSettings
+from mendscan.models.dropout import dropout_drawn_from
 
 __all__ = ["LossOfStep", "generator_for", "learning_rate_factor", "make_optimiser", "train_steps"]
 
@@ -49,9 +50,7 @@ def train_steps(
     for step in range(first_step, steps):
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
             group["lr"] = peak * learning_rate_factor(step, steps, settings.schedule)
-        # Layers such as dropout draw from torch's own stream, so each step lends it a seed and gives it back.
-        with torch.random.fork_rng():
-            torch.manual_seed(_seed(f"{seed_name}:{step}"))
+        with dropout_drawn_from(generator_for(seed_name, step)):
             losses = loss_of_step(step)
             optimiser.zero_grad(set_to_none=True)
             losses["loss"].backward()

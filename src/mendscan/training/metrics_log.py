@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ __all__ = ["MetricsLog", "draw_curves"]
 class MetricsLog:
     """``metrics.jsonl``: each line has ``stage``, ``step`` and figures; every step at most once.
 
+    Stages may be logged at once, each by a thread of its own.
+
     Args:
         path: The file; continued if it exists.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.RLock()
 
     def restore(self, stage: str, entries: Sequence[dict[str, Any]]) -> None:
         """Have the log of a stage be these entries: what was logged after its checkpoint will be done again.
@@ -31,7 +35,8 @@ class MetricsLog:
         Raises:
             WriteError: If the file cannot be written.
         """
-        self._rewrite([*(entry for entry in self.entries() if entry["stage"] != stage), *entries])
+        with self._lock:
+            self._rewrite([*(entry for entry in self.entries() if entry["stage"] != stage), *entries])
 
     def in_order(self, stages: Sequence[str]) -> None:
         """Put the stages in this order, whichever was restored last.
@@ -39,7 +44,8 @@ class MetricsLog:
         Raises:
             WriteError: If the file cannot be written.
         """
-        self._rewrite(sorted(self.entries(), key=lambda entry: stages.index(entry["stage"])))
+        with self._lock:
+            self._rewrite(sorted(self.entries(), key=lambda entry: stages.index(entry["stage"])))
 
     def write(self, stage: str, step: int, **figures: float) -> None:
         """Append one line; a figure that is not finite is left out, for JSON has no such numbers.
@@ -49,14 +55,15 @@ class MetricsLog:
         """
         finite = {name: round(value, 6) for name, value in figures.items() if math.isfinite(value)}
         entry = {"stage": stage, "step": step} | finite
-        with write_errors(self.path), self.path.open("a", encoding="utf-8") as opened:
+        with self._lock, write_errors(self.path), self.path.open("a", encoding="utf-8") as opened:
             opened.write(_line(entry))
 
     def entries(self) -> list[dict[str, Any]]:
         """Return all lines; one that a crash has cut off is left out."""
-        if not self.path.exists():
-            return []
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with self._lock:
+            if not self.path.exists():
+                return []
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         return [entry for entry in map(_entry, lines) if entry is not None]
 
     def _rewrite(self, entries: Sequence[dict[str, Any]]) -> None:

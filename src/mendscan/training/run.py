@@ -20,6 +20,7 @@ from mendscan.training.epochs import EpochMean, Epochs
 from mendscan.training.interrupts import StopRequest
 from mendscan.training.loop import make_optimiser, train_steps
 from mendscan.training.metrics_log import MetricsLog
+from mendscan.training.side_by_side import Turn
 
 __all__ = ["StageFolder", "StageRun"]
 
@@ -40,12 +41,32 @@ class StageFolder:
         log: Metrics of the run.
         progress: Told of every step.
         stop: Whether someone asked to stop.
+        turn: Passed on after each step, where several networks are trained at once.
     """
 
     work: Path
     log: MetricsLog
     progress: Progress
     stop: StopRequest
+    turn: Turn = field(default_factory=Turn)
+
+    def advance(self, units: int = 1) -> None:
+        """Tell how far work between two stages is.
+
+        Raises:
+            Interrupted: If a stop was requested.
+        """
+        self.progress.advance(units)
+        if self.stop.made:
+            raise self.interrupted("stopped between two networks")
+
+    def interrupted(self, what: str) -> Interrupted:
+        """Return the error of a training that can go on."""
+        return Interrupted(
+            f"{what}; everything is saved",
+            where=self.work.parent,
+            remedy="go on with the same command and --resume",
+        )
 
 
 @dataclass
@@ -53,7 +74,8 @@ class StageRun:
     """Trains one network, and can be stopped and resumed at any step without changing what comes out.
 
     Attributes:
-        name: ``vqvae``, ``prior`` or ``discriminator``; of another plane with it, as in ``vqvae-X``.
+        name: ``vqvae``, ``prior`` or ``discriminator``; of another plane with it, as in ``vqvae-X``; of one of several
+            members with its number, as in ``discriminator-2``.
         network: What is trained.
         rate: Peak learning rate.
         steps: Steps of this stage.
@@ -93,6 +115,7 @@ class StageRun:
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         optimiser = make_optimiser(parameters, self.settings.training, rate=self.rate)
         first_step = self._resume(optimiser)
+        self.where.turn.taken += first_step
         if first_step == self.steps:
             return
         self.where.progress.begin(self.name, self.steps, done=first_step)
@@ -103,6 +126,7 @@ class StageRun:
             self._check(step, losses)
             self._report(step, losses, validate)
             self._save_if_due(step + 1, optimiser)
+            self.where.turn.pass_on()
 
         with self.where.stop.deferred():
             train_steps(
@@ -143,8 +167,9 @@ class StageRun:
 
     @property
     def _rate_setting(self) -> str:
-        own = self.name == "discriminator"
-        return "discriminator.learning_rate" if own else f"training.learning_rate_{self.name.partition('-')[0]}"
+        network = self.name.partition("-")[0]
+        own = network == "discriminator"
+        return "discriminator.learning_rate" if own else f"training.learning_rate_{network}"
 
     def _report(self, step: int, losses: dict[str, float], validate: Callable[[int], dict[str, float]]) -> None:
         figures: dict[str, Any] = dict(losses)
@@ -175,11 +200,7 @@ class StageRun:
         self._checkpoints.save(steps_taken, self.network, optimiser, facts)
         self._saved_at = time.monotonic()
         if self.where.stop.made and not done:
-            raise Interrupted(
-                f"stopped at step {steps_taken} of {self.steps} of the {self.name}; everything is saved",
-                where=self.where.work.parent,
-                remedy="go on with the same command and --resume",
-            )
+            raise self.where.interrupted(f"stopped at step {steps_taken} of {self.steps} of the {self.name}")
 
 
 def _is_finite(value: float) -> bool:

@@ -6,14 +6,18 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 
+from mendscan.config import Settings, override
 from mendscan.models.discriminator import Discriminator
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
+from mendscan.training.building import stage_steps
 from mendscan.training.discriminating import ScanData, discriminator_loss
 from mendscan.training.loop import make_optimiser, train_steps
+from mendscan.training.side_by_side import Crew
 from mendscan.training.stages import SliceData, encode_views, fresh_prior_loss, prior_loss, vqvae_loss
 
 __all__ = ["FEWEST_STEPS", "seconds_for", "seconds_per_step", "steps_for", "steps_of_one"]
@@ -21,6 +25,8 @@ __all__ = ["FEWEST_STEPS", "seconds_for", "seconds_per_step", "steps_for", "step
 FEWEST_STEPS = 20
 """Below, a schedule has no shape: a shorter time gets this many."""
 _TIMED_STEPS = 6
+_FEWER = 0.995
+"""Steps are taken away by this factor until they fit."""
 _ENOUGH_SECONDS = 15.0
 """Longer than this no network is timed: two steps, where steps are so slow."""
 _OVERHEAD = 1.06
@@ -39,16 +45,41 @@ def steps_for(
         discriminator: A throwaway discriminator, or None if there will be none.
         data: The training slices.
     """
-    settings, training = data.settings, data.settings.training
-    encoding, per_vqvae, per_prior = _timed(vqvae, prior, data)
-    mean = training.vqvae_share * per_vqvae + (1 - training.vqvae_share) * per_prior
-    if discriminator is not None:
-        scans = ScanData(data.slices_NSHW, data.scans, settings, data.device)
-        loss = discriminator_loss(discriminator.train(), scans)
-        per_discriminator = seconds_per_step(discriminator, settings.discriminator.learning_rate, loss, data)
-        mean += training.discriminator_share * (per_discriminator - mean)
-    encoding *= settings.preparation.planes
-    return max(FEWEST_STEPS, int((seconds - min(encoding, 0.3 * seconds)) / (mean * _OVERHEAD)))
+    settings = data.settings
+    networks = settings.preparation.planes + (discriminator is not None)
+    with Crew.for_networks(networks, data.device).at_work():
+        encoding, per_vqvae, per_prior = _timed(vqvae, prior, data)
+        per_discriminator = 0.0
+        if discriminator is not None:
+            scans = ScanData(data.slices_NSHW, data.scans, settings, data.device)
+            loss = discriminator_loss(discriminator.train(), scans)
+            per_discriminator = seconds_per_step(discriminator, settings.discriminator.learning_rate, loss, data)
+    encoding = min(encoding, 0.3 * seconds)
+    # Another member of the discriminator shortens the longest training: time does not only grow with the steps.
+    steps = int(seconds * torch.get_num_threads() / min(per_vqvae, per_prior, per_discriminator or per_prior))
+    cost = _Cost(encoding, per_vqvae, per_prior, per_discriminator)
+    while steps > FEWEST_STEPS and cost.of_all(steps, settings, data.device) > seconds:
+        steps = int(steps * _FEWER)
+    return max(FEWEST_STEPS, steps)
+
+
+class _Cost(NamedTuple):
+    """Seconds of the encoding for one prior, and of one step of each network."""
+
+    encoding: float
+    vqvae: float
+    prior: float
+    discriminator: float
+
+    def of_all(self, total: int, settings: Settings, device: torch.device) -> float:
+        """Return the seconds that so many steps take: shared out to the cores, or the longest training alone."""
+        settings = override(settings, [f"training.steps={total}"])
+        steps, members = stage_steps(settings), settings.discriminator_members if settings.has_discriminator else 0
+        plane = self.encoding + _OVERHEAD * (steps.vqvae * self.vqvae + steps.prior * self.prior)
+        discriminator = _OVERHEAD * steps.discriminator * self.discriminator
+        planes = settings.preparation.planes
+        at_once = Crew.for_networks(planes + members, device).at_once
+        return max((planes * plane + discriminator) / at_once, plane, discriminator / max(1, members))
 
 
 def seconds_for(vqvae_steps: int, prior_steps: int, vqvae: VQVAE, prior: PixelSNAIL, data: SliceData) -> float:

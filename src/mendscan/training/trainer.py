@@ -1,4 +1,4 @@
-"""Training as a whole: measure → plan → prepare → split → VQ-VAE → encode → prior → discriminator → calibrate."""
+"""Training as a whole: measure → plan → prepare → split → networks → choose the evidence → calibrate."""
 
 from __future__ import annotations
 
@@ -19,35 +19,17 @@ from mendscan.detection.calibration import Calibration
 from mendscan.detection.devices import choose_device
 from mendscan.detection.networks import Networks
 from mendscan.models.bundle import load_bundle, save_bundle
-from mendscan.models.discriminator import Discriminator
-from mendscan.models.pixelsnail import PixelSNAIL
-from mendscan.models.vqvae import VQVAE
 from mendscan.progress import Progress, Silent
 from mendscan.training.budget import EpochEstimate, check_epochs, with_budget
-from mendscan.training.building import StageSteps, new_discriminator, new_networks, stage_steps
 from mendscan.training.calibrating import calibrate
-from mendscan.training.checkpoint import state_digest
 from mendscan.training.choosing import choose_detection
-from mendscan.training.discriminating import ScanData, discriminator_loss, validate_discriminator
-from mendscan.training.epochs import Epochs
 from mendscan.training.gating import learn_gate
-from mendscan.training.loop import LossOfStep
 from mendscan.training.metrics_log import MetricsLog, draw_curves
 from mendscan.training.model_card import model_card
+from mendscan.training.network_training import slice_data, stage_names, train_networks
 from mendscan.training.plans import new_plan, resumed_plan
 from mendscan.training.request import Budget, check_request
-from mendscan.training.run import StageFolder, StageRun
-from mendscan.training.stages import (
-    CodeData,
-    SliceData,
-    encode_views,
-    fresh_prior_loss,
-    prior_loss,
-    validate_prior,
-    validate_vqvae,
-    validation_slices,
-    vqvae_loss,
-)
+from mendscan.training.run import StageFolder
 from mendscan.training.workplace import (
     Workplace,
     clear_work,
@@ -61,9 +43,6 @@ from mendscan.volumes.finding import find_scans
 from mendscan.volumes.reading import STANDARD_READER, ScanReader
 
 __all__ = ["TrainingSummary", "train"]
-
-STAGES = ("vqvae", "prior", *(f"{network}-{axis}" for axis in "XYZ" for network in ("vqvae", "prior")), "discriminator")
-"""In the order in which they are logged: those of the slice axis, of further ones, and across all."""
 
 
 @dataclass(frozen=True)
@@ -162,14 +141,14 @@ def _train(
     if request.on_plan is not None:
         request.on_plan(plan)
     started, log = time.monotonic(), MetricsLog(folder / "metrics.jsonl")
-    networks = _train_networks(plan.settings, store, split, device, StageFolder(place.work, log, progress, place.stop))
+    networks = train_networks(plan.settings, store, split, device, StageFolder(place.work, log, progress, place.stop))
     by_hash = dict(zip(hashes, paths, strict=True))
     plan, networks = _with_chosen(plan, networks, split, by_hash, reader, progress)
     acquisition = _acquisition(plan.settings, store, split, progress)
     gate = learn_gate(paths, facts, progress, reader=reader)
     held_out = [by_hash[content] for content in split.calibration]
     calibration = calibrate(networks, held_out, acquisition, progress, gate=gate, reader=reader)
-    log.in_order(STAGES)
+    log.in_order(stage_names(plan.settings))
     figures = _save_model(folder, plan, split, networks, calibration, log)
     return TrainingSummary(folder, plan, figures | {"seconds": time.monotonic() - started})
 
@@ -226,67 +205,6 @@ def _save_model(
     return figures
 
 
-def _train_networks(
-    settings: Settings, store: SliceStore, split: Split, device: torch.device, where: StageFolder
-) -> Networks:
-    """Train the networks of each slice axis and, where the plan has one, the discriminator."""
-    steps = stage_steps(settings)
-    own = _train_plane(settings, steps, store, split, device, where)
-    further = tuple(
-        _train_plane(plane, steps, store, split, device, where, suffix=f"-{axis}")
-        for axis, plane in settings.further_planes.items()
-    )
-    return replace(own, discriminator=_train_discriminator(settings, store, split, device, where), further=further)
-
-
-def _train_plane(
-    settings: Settings,
-    steps: StageSteps,
-    store: SliceStore,
-    split: Split,
-    device: torch.device,
-    where: StageFolder,
-    *,
-    suffix: str = "",
-) -> Networks:
-    """Train the VQ-VAE of slices along one axis, encode the cohort, train the prior."""
-    training, validation = (slice_data(store, part, settings, device) for part in (split.train, split.validation))
-    vqvae, prior = new_networks(settings, device)
-    epochs = Epochs.of(len(training.scans), settings.training)
-    unquantised = round(settings.codebook.unquantised_fraction * steps.vqvae)
-    rate = settings.training.learning_rate_vqvae
-    StageRun(f"vqvae{suffix}", vqvae, rate, steps.vqvae, settings, where, epochs).run(
-        vqvae_loss(vqvae, training, steps.vqvae),
-        lambda step: validate_vqvae(vqvae, validation, quantise=step >= unquantised),
-    )
-    loss = _prior_loss(prior, vqvae, training, where.progress)
-    held_out = _encode(vqvae, validation, 1, where.progress)
-    most = validation_slices(len(validation.scans), settings)
-    rate, basis = settings.training.learning_rate_prior, state_digest(vqvae)
-    StageRun(f"prior{suffix}", prior, rate, steps.prior, settings, where, epochs, basis).run(
-        loss, lambda _: validate_prior(prior, held_out, slices=most)
-    )
-    return Networks(vqvae.eval(), prior.eval(), settings)
-
-
-def _train_discriminator(
-    settings: Settings, store: SliceStore, split: Split, device: torch.device, where: StageFolder
-) -> Discriminator | None:
-    discriminator = new_discriminator(settings, device)
-    if discriminator is None:
-        return None
-    training, validation = (
-        ScanData(store.slices_NSHW, tuple(store.rows(part)), settings, device)
-        for part in (split.train, split.validation)
-    )
-    discriminator.learn_usual(training)
-    rate, steps = settings.discriminator.learning_rate, stage_steps(settings).discriminator
-    StageRun("discriminator", discriminator, rate, steps, settings, where).run(
-        discriminator_loss(discriminator, training), lambda _: validate_discriminator(discriminator, validation)
-    )
-    return discriminator.eval()
-
-
 def _with_chosen(
     plan: Plan,
     networks: Networks,
@@ -318,26 +236,7 @@ def _acquisition(
     return reference
 
 
-def slice_data(store: SliceStore, hashes: Sequence[str], settings: Settings, device: torch.device) -> SliceData:
-    """Return the training slices of some scans of the store."""
-    margin = settings.preparation.training_margin_slices
-    slices = tuple(range(margin, settings.slices - margin))
-    return SliceData(store.cut_along(settings.slice_axis), tuple(store.rows(hashes)), slices, settings, device)
-
-
-def _prior_loss(prior: PixelSNAIL, vqvae: VQVAE, training: SliceData, progress: Progress) -> LossOfStep:
-    views = training.settings.training.prior_views
-    if views is None:
-        return fresh_prior_loss(prior, vqvae, training)
-    return prior_loss(prior, _encode(vqvae, training, views, progress), training.settings)
-
-
-def _encode(vqvae: VQVAE, data: SliceData, views: int, progress: Progress) -> CodeData:
-    progress.begin("encode", views * len(data))
-    return encode_views(vqvae, data, views, progress.advance)
-
-
 def _last_figures(entries: Sequence[dict[str, Any]]) -> dict[str, float]:
     wanted = ("holdout_l1", "codes_used", "perplexity", "holdout_nll", "holdout_fault_ap")
-    own = (entry for entry in entries if "-" not in entry["stage"])
+    own = (entry for entry in entries if entry["stage"] in ("vqvae", "prior", "discriminator"))
     return {name: entry[name] for entry in own for name in wanted if name in entry}
