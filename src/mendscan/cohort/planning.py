@@ -25,7 +25,7 @@ from mendscan.config import (
     VqvaeSettings,
 )
 
-__all__ = ["SET_BY_USER", "Decision", "Plan", "plan_auto", "plan_preset"]
+__all__ = ["ANISOTROPIC", "SET_BY_USER", "Decision", "Plan", "plan_auto", "plan_preset"]
 
 SET_BY_USER = "set by the user"
 """The reason of such a decision; what it names is not chosen otherwise."""
@@ -94,7 +94,8 @@ def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False)
     has_background = cohort.background_fraction > 0.1
     region = max(cohort.extent_median_mm) < REGION_MM
     axis, axis_decision = _slice_axis(cohort)
-    grid, grid_decisions = _region_grid(cohort, axis) if region else _whole_grid(cohort, axis, has_background)
+    free = _free_axis(cohort, axis)
+    grid, grid_decisions = _region_grid(cohort, free) if region else _whole_grid(cohort, free, has_background)
     intensity, intensity_decisions = _intensity(cohort, has_background)
     preparation = PreparationSettings(slice_axis=axis, **grid, **intensity)
     height, width = (n for n, name in zip(preparation.shape_XYZ, "XYZ", strict=True) if name != axis)
@@ -192,9 +193,18 @@ def _slice_axis(cohort: Fingerprint) -> tuple[Axis, Decision]:
     return axis, Decision("preparation.slice_axis", axis, why)
 
 
-def _region_grid(cohort: Fingerprint, axis: str) -> tuple[dict[str, Any], list[Decision]]:
+def _free_axis(cohort: Fingerprint, axis: str) -> str:
+    """Return the axis along which the grid may have any number of voxels: that of thick slices, which none is cut from.
+
+    Along the others networks need multiples of 4.
+    """
+    spacing = cohort.spacing_median_mm
+    return axis if max(spacing) >= ANISOTROPIC * min(spacing) else ""
+
+
+def _region_grid(cohort: Fingerprint, free: str) -> tuple[dict[str, Any], list[Decision]]:
     shrink, why = 1.0, "median shape"
-    while np.prod(shape := _region_shape(cohort.shape_median, shrink, axis)) > VOXEL_BUDGET:
+    while np.prod(shape := _region_shape(cohort.shape_median, shrink, free)) > VOXEL_BUDGET:
         shrink, why = shrink * 1.02, f"median shape, made smaller to stay below {VOXEL_BUDGET:,} voxels"
     longest_mm = max(cohort.extent_median_mm)
     decisions = [
@@ -203,22 +213,22 @@ def _region_grid(cohort: Fingerprint, axis: str) -> tuple[dict[str, Any], list[D
             "resize",
             f"the scans' longest side is {longest_mm:.0f} mm: crops of one region, brought to one grid",
         ),
-        Decision("preparation.shape_XYZ", _times(shape), f"{why}; in plane rounded to multiples of 4"),
+        Decision("preparation.shape_XYZ", _times(shape), f"{why}; rounded to multiples of 4"),
     ]
     return {"shape_XYZ": shape, "fit": "resize"}, decisions
 
 
-def _region_shape(median: Sequence[float], shrink: float, axis: str) -> tuple[int, ...]:
+def _region_shape(median: Sequence[float], shrink: float, free: str) -> tuple[int, ...]:
     return tuple(
-        max(8, round(n / shrink) if name == axis else 4 * round(n / shrink / 4))
+        max(8, round(n / shrink) if name == free else 4 * round(n / shrink / 4))
         for n, name in zip(median, "XYZ", strict=True)
     )
 
 
-def _whole_grid(cohort: Fingerprint, axis: str, has_background: bool) -> tuple[dict[str, Any], list[Decision]]:
+def _whole_grid(cohort: Fingerprint, free: str, has_background: bool) -> tuple[dict[str, Any], list[Decision]]:
     sides_mm = np.array(cohort.foreground_mm) * 1.04 if has_background else np.array(cohort.extent_median_mm)
-    spacing_mm = _affordable_spacing(sides_mm, np.array(cohort.spacing_median_mm), axis)
-    shape = _whole_shape(sides_mm, spacing_mm, axis)
+    spacing_mm = _affordable_spacing(sides_mm, np.array(cohort.spacing_median_mm), free)
+    shape = _whole_shape(sides_mm, spacing_mm, free)
     what = "the foreground of 95 % of the scans with a margin of 4 %" if has_background else "the median field of view"
     decisions = [
         Decision(
@@ -231,25 +241,25 @@ def _whole_grid(cohort: Fingerprint, axis: str, has_background: bool) -> tuple[d
             _times(spacing_mm),
             f"the median spacing, or coarser so that the grid stays below {VOXEL_BUDGET:,} voxels",
         ),
-        Decision("preparation.shape_XYZ", _times(shape), f"holds {what}; in plane multiples of 4"),
+        Decision("preparation.shape_XYZ", _times(shape), f"holds {what}; multiples of 4"),
     ]
     return {"shape_XYZ": shape, "fit": "resample", "spacing_mm": tuple(float(mm) for mm in spacing_mm)}, decisions
 
 
 def _affordable_spacing(
-    sides_mm: Float[np.ndarray, " 3"], finest_mm: Float[np.ndarray, " 3"], axis: str
+    sides_mm: Float[np.ndarray, " 3"], finest_mm: Float[np.ndarray, " 3"], free: str
 ) -> Float[np.ndarray, " 3"]:
     """Coarsen the finest axes in steps of 2 % until the grid holds few enough voxels."""
     spacing_mm = finest_mm
-    while np.prod(_whole_shape(sides_mm, np.round(spacing_mm, 2), axis)) > VOXEL_BUDGET:
+    while np.prod(_whole_shape(sides_mm, np.round(spacing_mm, 2), free)) > VOXEL_BUDGET:
         spacing_mm = np.maximum(finest_mm, spacing_mm.min() * 1.02)
     return np.round(spacing_mm, 2)
 
 
-def _whole_shape(sides_mm: Float[np.ndarray, " 3"], spacing_mm: Float[np.ndarray, " 3"], axis: str) -> tuple[int, ...]:
+def _whole_shape(sides_mm: Float[np.ndarray, " 3"], spacing_mm: Float[np.ndarray, " 3"], free: str) -> tuple[int, ...]:
     counts = np.ceil(sides_mm / spacing_mm)
     return tuple(
-        int(max(1, n)) if name == axis else max(8, 4 * math.ceil(n / 4)) for n, name in zip(counts, "XYZ", strict=True)
+        int(max(1, n)) if name == free else max(8, 4 * math.ceil(n / 4)) for n, name in zip(counts, "XYZ", strict=True)
     )
 
 

@@ -46,9 +46,9 @@ class DetectionSettings(Frozen):
     """Places of the grid of codes over which the NLL is averaged as evidence: 1 = as encoded (the paper's NLL), 5 =
     also a pixel away along both axes, 9 = along one of them, too."""
     nll_level: Literal["cohort", "scan"] = "cohort"
-    """What the standardised NLL is measured from: what is usual in healthy scans, or, with ``scan``, also its own median
-    over the scan: what makes a whole scan less likely, such as noise or an unusual subject, points at no place in
-    it."""
+    """What the standardised NLL is measured from: what is usual in healthy scans, or, with ``scan``, also its own
+    median over the scan: what makes a whole scan less likely, such as noise or an unusual subject, points at no place
+    in it."""
     texture_sigma: Amount = 1.0
     """The same for texture."""
     discriminator_sigma: Amount = 0.7

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from mendscan.cohort.plan_planes import TWO_PLANES_FROM, with_two_planes
 from mendscan.cohort.planning import Decision, Plan
 from mendscan.config import Settings, override
 from mendscan.errors import SettingsError
@@ -86,9 +87,17 @@ def with_budget(
             on_estimate(estimate)
         return _with_epochs(plan, estimate, len(data.scans))
     plan = _without_epochs(plan)
-    return _with_steps(
-        plan, asked.steps or _timed_steps(plan.settings, data, asked.minutes or DEFAULT_MINUTES, progress)
-    )
+
+    def steps_of(settings: Settings) -> int:
+        return asked.steps or _timed_steps(settings, data, asked.minutes or DEFAULT_MINUTES, progress)
+
+    two = with_two_planes(plan)
+    if two is None:
+        return _with_steps(plan, steps_of(plan.settings))
+    if (steps := steps_of(two.settings)) >= TWO_PLANES_FROM:
+        return _with_steps(two, steps)
+    # So many steps, asked for, must lead to this plan again.
+    return _with_steps(plan, min(steps_of(plan.settings), TWO_PLANES_FROM - 1))
 
 
 def _epoch_estimate(settings: Settings, data: SliceData, progress: Progress) -> EpochEstimate:

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,19 +102,27 @@ _BY_EPOCH = (
 )
 
 
+def _belongs_to(network: str) -> Callable[[str], bool]:
+    """Return whether a stage is of the network: of any plane, any member."""
+    return lambda stage: stage.partition("-")[0] == network
+
+
 def draw_curves(entries: list[dict[str, Any]], path: Path) -> None:
     """Draw losses, hold-out figures and code use: over epochs where there are any, else over steps."""
     from matplotlib.figure import Figure
 
     unit, every = ("epoch", _BY_EPOCH) if any("epoch" in entry for entry in entries) else ("step", _BY_STEP)
-    stages = {entry["stage"] for entry in entries}
-    panels = [panel for panel in every if panel[0] in stages or panel[0] != "discriminator"]
+    stages = list(dict.fromkeys(entry["stage"] for entry in entries))
+    panels = [panel for panel in every if panel[0] != "discriminator" or any(map(_belongs_to(panel[0]), stages))]
     figure = Figure(figsize=(4 * len(panels), 3.4), layout="constrained")
-    for axes, (stage, title, names) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        for name, label in names.items():
-            points = [(e[unit], e[name]) for e in entries if e["stage"] == stage and name in e and unit in e]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2, marker="." if len(points) < 3 else "")
+    for axes, (network, title, names) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for stage in filter(_belongs_to(network), stages):
+            for name, label in names.items():
+                points = [(e[unit], e[name]) for e in entries if e["stage"] == stage and name in e and unit in e]
+                if points:
+                    marker = "." if len(points) < 3 else ""
+                    which = " ".join((label, *stage.split("-")[1:]))
+                    axes.plot(*zip(*points, strict=True), label=which, linewidth=1.2, marker=marker)
         axes.set(title=title, xlabel=unit)
         axes.grid(alpha=0.3)
         if axes.lines:
