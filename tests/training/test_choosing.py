@@ -77,7 +77,7 @@ def test_what_the_user_has_set_stays(networks: Networks, model: Path, healthy: P
     fixed = frozenset({"detection.evidence"})
     chosen = choose_detection(blind, **parts(model, healthy), fixed=fixed, progress=Silent())
     assert chosen.settings.evidence == ("nll",)
-    assert [decision.setting for decision in chosen.decisions] == ["detection.nll_sigma", "detection.nll_level"]
+    assert [decision.setting for decision in chosen.decisions] == ["detection.nll_sigma"]
 
 
 def test_choosing_repeats_itself(networks: Networks, model: Path, healthy: Path) -> None:

@@ -37,7 +37,6 @@ CANDIDATES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         "evidence": (("nll", "discriminator"), ("nll",), ("discriminator",), ("nll", "texture", "discriminator")),
         "nll_sigma": (1.5, 2.0, 3.0),
-        "nll_level": ("scan", "cohort"),
     }
 )
 """Values of detection settings, in the order in which they are chosen.  None needs restorations, which take longer."""
@@ -130,7 +129,7 @@ def _usual(networks: Networks, volume: Volume) -> Evidence:
 
 def _matters(name: str, settings: DetectionSettings) -> bool:
     """Whether a setting has any effect, given what was chosen before."""
-    return name == "evidence" or name.rpartition("_")[0] in settings.evidence
+    return name == "evidence" or name.removesuffix("_sigma") in settings.evidence
 
 
 def _values(name: str, settings: DetectionSettings) -> tuple[Any, ...]:
@@ -173,4 +172,4 @@ def _reason(precision: Mapping[Any, Float64[np.ndarray, " n"]], best: Any) -> st
 
 
 def _shown(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    return ", ".join(value) if isinstance(value, tuple) else f"{value:g}"
