@@ -373,6 +373,12 @@ class Ablation:
         assert known is not None
         return known.acquisition
 
+    def distance(self, acquisition: AcquisitionReference, seen: Seen) -> float:
+        """How far from the training scans a scan was taken."""
+        slices_SHW = seen.prepared.slices_SHW
+        remade_SHW = self.networks.reconstructed(slices_SHW) if acquisition.reads_remainder else None
+        return acquisition.length(acquisition.standardised(slices_SHW, remade_SHW))
+
     @property
     def both(self) -> tuple[list[Seen], list[Seen]]:
         return self._healthy, self._cases

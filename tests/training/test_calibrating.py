@@ -11,11 +11,12 @@ import pytest
 
 import mendscan
 from mendscan.cohort.preparing import prepare
-from mendscan.detection.acquisition import STATISTICS
+from mendscan.detection.acquisition import SCAN_STATISTICS, STATISTICS
 from mendscan.detection.detector import Detector
 from mendscan.detection.standardising import HealthyReference
 from mendscan.detection.voxel_calibration import HealthyKind
 from mendscan.errors import CohortError, ModelError, SettingsError
+from mendscan.models.bundle import load_bundle, save_bundle
 from mendscan.training.calibrating import recalibrate
 from mendscan.volumes.finding import find_scans
 from mendscan.volumes.reading import read_volume
@@ -95,11 +96,34 @@ def test_calibrating_again_changes_nothing_but_gives_an_earlier_model_its_peaks(
         assert (tmp_path / "third" / path.name).read_bytes() == path.read_bytes(), "the same scans, the same bytes"
 
 
+def test_a_model_of_an_earlier_version_compares_less_until_it_is_calibrated_again(
+    model: Path, healthy: Path, tmp_path: Path
+) -> None:
+    bundle, n, (scan,) = load_bundle(model), len(SCAN_STATISTICS), write_phantoms(tmp_path / "new", 1, seed=6)
+    arrays = dict(bundle.calibration_arrays)
+    for name in ("centre", "spread"):
+        arrays[f"acquisition_{name}"] = arrays[f"acquisition_{name}"][:n].contiguous()
+    arrays["acquisition_precision"] = arrays["acquisition_precision"][:n, :n].contiguous()
+    (tmp_path / "earlier").mkdir()
+    save_bundle(
+        tmp_path / "earlier", settings=bundle.settings, networks=bundle.networks, calibration=bundle.calibration,
+        calibration_arrays=arrays, plan=bundle.plan, split=bundle.split, card=bundle.card,
+    )  # fmt: skip
+    said = Detector.load(tmp_path / "earlier", device="cpu").detect(scan, maps=False).statistics
+    assert tuple(said) == SCAN_STATISTICS
+    recalibrate(tmp_path / "earlier", healthy, tmp_path / "again", device="cpu")
+    again, first = (Detector.load(folder, device="cpu").calibration.scan for folder in (tmp_path / "again", model))
+    assert again.acquisition.reads_remainder
+    # Training stores its slices as float16.
+    np.testing.assert_allclose(again.acquisition.centre, first.acquisition.centre, rtol=0.02, atol=0.02)
+    assert tuple(Detector.load(tmp_path / "again", device="cpu").detect(scan, maps=False).statistics) == STATISTICS
+
+
 def test_calibrating_again_needs_the_same_scans_and_a_folder_of_its_own(
     model: Path, healthy: Path, tmp_path: Path
 ) -> None:
     write_phantoms(tmp_path / "others", 9, seed=9)
-    with pytest.raises(CohortError, match=r"not the scans .* 5 of 5 calibration scans missing"):
+    with pytest.raises(CohortError, match=r"not the scans .* 5 of 5 scans missing"):
         recalibrate(model, tmp_path / "others", tmp_path / "new", device="cpu")
     assert not (tmp_path / "new").exists()
     with pytest.raises(ModelError, match="there is a model already"):

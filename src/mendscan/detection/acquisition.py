@@ -1,9 +1,10 @@
 """Was the scan taken as the healthy ones were?  Statistics of a whole scan against those of the training scans.
 
 A local anomaly is 1 % of the voxels; noise, motion, a wrong contrast or field of view is in all of them, and each voxel
-may look nearly usual.  So whole scans are compared by some fifty numbers: intensities, texture along each axis, steps
-from slice to slice, agreement with the mean healthy scan (also mirrored), edges of the field of view.  Their distance
-from the training scans is Mahalanobis', two-sided by nature: too smooth is as suspicious as too noisy.
+may look nearly usual.  So whole scans are compared by some seventy numbers: intensities, texture along each axis, steps
+from slice to slice, agreement with the mean healthy scan (also mirrored), edges of the field of view.  Some are of the
+remainder, which is what the scan's codes cannot describe: where anatomy is taken away, noise and echoes stand out.  The
+distance from the training scans is Mahalanobis', two-sided by nature: too smooth is as suspicious as too noisy.
 
 No number was chosen by the artefacts that detection is measured on.
 """
@@ -18,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-__all__ = ["STATISTICS", "AcquisitionReference", "acquisition_statistics", "strangest"]
+__all__ = ["SCAN_STATISTICS", "STATISTICS", "AcquisitionReference", "acquisition_statistics", "strangest"]
 
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BAND_SIGMAS = (0.0, 0.7, 1.4, 2.8)
@@ -27,6 +28,8 @@ _COARSE_SIGMA = 1.0
 """Finer detail is not compared with the mean healthy scan."""
 _CLIP = 12.0
 """One absurd statistic must not hide the others' correlations."""
+_REMAINDER_QUANTILES = (0.5, 0.9, 0.99)
+_LAGS = (1, 2, 3)
 _AXES = ("slices", "rows", "columns")
 _FIELDS = {
     "slices": (1, 0, 0), "rows": (0, 1, 0), "columns": (0, 0, 1),
@@ -34,7 +37,7 @@ _FIELDS = {
     "slices and rows": (1, 1, 0), "rows and columns": (0, 1, 1), "slices and columns": (1, 0, 1),
 }  # fmt: skip
 
-STATISTICS = (
+SCAN_STATISTICS = (
     *(f"intensity at {100 * q:g} %" for q in _QUANTILES),
     "spread of the intensities",
     "skewness of the intensities",
@@ -52,7 +55,18 @@ STATISTICS = (
     "difference from the mean healthy scan",
     *(f"steps at the {end} of {axis}" for axis in _AXES for end in ("beginning", "end")),
 )  # fmt: skip
-"""What each statistic measures, in words."""
+"""What each statistic of a scan itself measures, in words."""
+
+STATISTICS = (
+    *SCAN_STATISTICS,
+    "mean remainder",
+    *(f"remainder at {100 * q:g} %" for q in _REMAINDER_QUANTILES),
+    *(f"{detail} remainder along {axis}" for axis in _AXES for detail in ("fine", "medium", "coarse")),
+    "typical noise of the remainder",
+    "strongest noise of the remainder",
+    *(f"remainder like itself {lag} {axis} on" for axis in _AXES for lag in _LAGS),
+)
+"""The same and those of what its codes leave over."""
 
 
 def strangest(standardised: Float64[np.ndarray, " n"]) -> str:
@@ -62,18 +76,24 @@ def strangest(standardised: Float64[np.ndarray, " n"]) -> str:
 
 
 def acquisition_statistics(
-    slices_SHW: Float[np.ndarray, "S H W"], usual_SHW: Float32[np.ndarray, "S H W"]
+    slices_SHW: Float[np.ndarray, "S H W"],
+    usual_SHW: Float32[np.ndarray, "S H W"],
+    reconstruction_SHW: Float[np.ndarray, "S H W"] | None = None,
 ) -> Float64[np.ndarray, " n"]:
     """Return the statistics of one scan, in the order of `STATISTICS`; amounts as logarithms.
 
     Args:
         slices_SHW: The prepared scan.
         usual_SHW: The mean of the training scans.
+        reconstruction_SHW: What the decoder makes of the scan's codes; without it, `SCAN_STATISTICS` alone.
     """
     scan = slices_SHW.astype(np.float32)
     coarse, usual = gaussian_filter(scan, _COARSE_SIGMA), gaussian_filter(usual_SHW, _COARSE_SIGMA)
     found = [*_of_intensities(scan), *_of_detail(scan), *_of_slices(scan), *_of_agreement(coarse, usual)]
-    return np.array([*found, *_of_edges(scan)], dtype=np.float64)
+    found += _of_edges(scan)
+    if reconstruction_SHW is not None:
+        found += _of_remainder(scan - reconstruction_SHW.astype(np.float32))
+    return np.array(found, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,33 +116,45 @@ class AcquisitionReference:
         """Return all of it by name."""
         return {name: getattr(self, name) for name in ("usual_SHW", "centre", "spread", "precision")}
 
+    @property
+    def reads_remainder(self) -> bool:
+        """Whether it compares what the codes leave over; models of an earlier version do not."""
+        return len(self.centre) == len(STATISTICS)
+
     @classmethod
-    def fit(cls, scans: Iterable[Float[np.ndarray, "S H W"]]) -> AcquisitionReference:
+    def fit(
+        cls, scans: Iterable[Float[np.ndarray, "S H W"]], reconstructions: Iterable[Float[np.ndarray, "S H W"]]
+    ) -> AcquisitionReference:
         """Learn from training scans.
 
         Args:
             scans: Prepared scans, at least two.
+            reconstructions: What the decoder makes of the codes of each.
         """
         from sklearn.covariance import LedoitWolf
 
         kept = list(scans)
         usual_SHW = np.asarray(np.mean(kept, axis=0, dtype=np.float64), dtype=np.float32)
-        found = np.stack([acquisition_statistics(scan, usual_SHW) for scan in kept])
+        pairs = zip(kept, reconstructions, strict=True)
+        found = np.stack([acquisition_statistics(scan, usual_SHW, remade) for scan, remade in pairs])
         centre, spread = np.median(found, axis=0), found.std(axis=0, ddof=1) + 1e-6
         fitted = LedoitWolf(assume_centered=True).fit(np.clip((found - centre) / spread, -_CLIP, _CLIP))
         return cls(usual_SHW, centre, spread, fitted.precision_)
 
-    def standardised(self, slices_SHW: Float[np.ndarray, "S H W"]) -> Float64[np.ndarray, " n"]:
-        """Return each statistic of a scan in standard deviations above the training scans' median."""
-        found = acquisition_statistics(slices_SHW, self.usual_SHW)
+    def standardised(
+        self, slices_SHW: Float[np.ndarray, "S H W"], reconstruction_SHW: Float[np.ndarray, "S H W"] | None
+    ) -> Float64[np.ndarray, " n"]:
+        """Return each statistic of a scan in standard deviations above the training scans' median.
+
+        Args:
+            slices_SHW: The prepared scan.
+            reconstruction_SHW: What the decoder makes of its codes, if `reads_remainder`; else None.
+        """
+        found = acquisition_statistics(slices_SHW, self.usual_SHW, reconstruction_SHW)
         return np.clip((found - self.centre) / self.spread, -_CLIP, _CLIP)
 
-    def distance(self, slices_SHW: Float[np.ndarray, "S H W"]) -> float:
-        """Return Mahalanobis' distance of a scan from the training scans, >= 0; higher = taken in another way."""
-        return self.length(self.standardised(slices_SHW))
-
     def length(self, standardised: Float64[np.ndarray, " n"]) -> float:
-        """Return the same from standardised statistics."""
+        """Return Mahalanobis' distance from the training scans, >= 0; higher = taken in another way."""
         return float(np.sqrt(max(standardised @ self.precision @ standardised, 0.0)))
 
 
@@ -170,6 +202,21 @@ def _of_agreement(coarse: Float32[np.ndarray, "S H W"], usual: Float32[np.ndarra
 def _of_edges(scan: Float32[np.ndarray, "S H W"]) -> list[float]:
     ends = [np.moveaxis(scan, axis, 0)[end] for axis in range(3) for end in (slice(3), slice(-3, None))]
     return [_log(np.abs(np.diff(end, axis=0)).mean(dtype=np.float64) if len(end) > 1 else 0.0, 1e-2) for end in ends]
+
+
+def _of_remainder(remainder: Float32[np.ndarray, "S H W"]) -> list[float]:
+    size = np.abs(remainder)
+    amounts = [size.mean(dtype=np.float64), *np.quantile(size, _REMAINDER_QUANTILES)]
+    return [*(_log(amount, 1e-3) for amount in amounts), *_of_detail(remainder), *_of_repetition(remainder)]
+
+
+def _of_repetition(remainder: Float32[np.ndarray, "S H W"]) -> list[float]:
+    apart = (remainder - remainder.mean(dtype=np.float64)).astype(np.float64)
+    power, found = float(np.mean(apart**2)) + 1e-12, []
+    for axis in range(3):
+        moved = np.moveaxis(apart, axis, 0)
+        found += [float(np.mean(moved[lag:] * moved[:-lag])) / power if len(moved) > lag else 0.0 for lag in _LAGS]
+    return found
 
 
 def _correlation(one: Float32[np.ndarray, "S H W"], other: Float32[np.ndarray, "S H W"]) -> float:

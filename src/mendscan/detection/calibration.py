@@ -95,6 +95,7 @@ class Calibration:
         nats_SHW: MapSHW,
         foreground_SHW: Bool[np.ndarray, "S H W"],
         slices_SHW: MapSHW,
+        reconstruction_SHW: MapSHW | None,
         settings: DetectionSettings,
     ) -> ScanScore:
         """Return the scan score in parts.
@@ -103,6 +104,7 @@ class Calibration:
             nats_SHW: Combined evidence of the scored slices.
             foreground_SHW: Where they show something.
             slices_SHW: The whole prepared scan.
+            reconstruction_SHW: What the decoder makes of its codes; None if that is not compared.
             settings: The model's.
 
         Raises:
@@ -112,9 +114,9 @@ class Calibration:
             raise ValueError("the model does not know how the parts of the score are in healthy scans")
         local = top_mean(nats_SHW[self.voxels.scored(foreground_SHW)], settings.scan_top_share)
         acquisition = self.scan.acquisition
-        standardised = acquisition.standardised(slices_SHW)
+        standardised = acquisition.standardised(slices_SHW, reconstruction_SHW)
         values = {"local": local, "acquisition": acquisition.length(standardised)}
-        statistics = dict(zip(STATISTICS, map(float, standardised), strict=True))
+        statistics = dict(zip(STATISTICS, map(float, standardised), strict=False))
         return replace(self.scan.scores.score(values), strangest=strangest(standardised), statistics=statistics)
 
     def healthy(self, scores: Scores = "auto") -> Sequence[float]:

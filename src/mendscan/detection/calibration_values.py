@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from mendscan.cohort.preparing import evenly_spaced
 from mendscan.config import Settings
-from mendscan.detection.acquisition import STATISTICS
+from mendscan.detection.acquisition import SCAN_STATISTICS, STATISTICS
 from mendscan.detection.evidence import KINDS
 from mendscan.detection.voxel_calibration import channel_names
 from mendscan.errors import ModelError
@@ -106,7 +106,10 @@ def checked_calibration(
         where = ".".join(map(str, first["loc"]))
         raise _refusal(where[:80], f"{first['msg'].lower()}: {first['input']!r}"[:120]) from None
     _check_lengths(known)
-    _check_arrays(arrays, _expected_arrays(known, settings))
+    centre = arrays.get("acquisition_centre")
+    earlier = centre is not None and len(centre.ravel()) == len(SCAN_STATISTICS)
+    statistics = len(SCAN_STATISTICS if earlier else STATISTICS)
+    _check_arrays(arrays, _expected_arrays(known, statistics, settings))
     return values
 
 
@@ -128,9 +131,9 @@ def _check_lengths(known: _Values) -> None:
 Shape = tuple[int | None, ...]
 
 
-def _expected_arrays(known: _Values, settings: Settings) -> dict[str, tuple[str, Shape]]:
+def _expected_arrays(known: _Values, statistics: int, settings: Settings) -> dict[str, tuple[str, Shape]]:
     """Return type and shape of every array there must be; None = any length."""
-    whole, n = settings.shape_SHW, len(STATISTICS)
+    whole, n = settings.shape_SHW, statistics
     grid = (len(evenly_spaced(whole[0], settings.preparation.scored_slices)), *whole[1:])
     expected: dict[str, tuple[str, Shape]] = {}
     kinds = [name for name in KINDS if getattr(known, f"{name}_tail") is not None]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, TypeVar, cast, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor, nn
 
 from mendscan.cohort.preparing import Prepared, evenly_spaced, from_slices, slice_positions, to_slices
@@ -20,6 +20,7 @@ from mendscan.detection.encoded_scan import EncodedScan, scan_uniforms
 from mendscan.detection.evidence import Evidence
 from mendscan.detection.restoration import Schedule, restore
 from mendscan.detection.scoring import WeightedRestoration, nll_map, weigh_restorations
+from mendscan.detection.slice_batches import FILLS_AN_ACCELERATOR, FITS_A_CPU, Batching
 from mendscan.detection.soft_restoration import restore_softly
 from mendscan.errors import SettingsError
 from mendscan.models.causal import folded_weights
@@ -33,23 +34,9 @@ from mendscan.shapes import MapSHW
 
 __all__ = ["Networks", "Precision", "RestoredScan"]
 
+Result = TypeVar("Result")
 Precision = Literal["exact", "fast"]
 """``exact``: float32.  ``fast``: restorations are drawn and decoded in bfloat16 where the processor has it."""
-
-
-class _Batching(NamedTuple):
-    """How much is computed at once; fixed, so that a scan's result depends on nothing but the scan."""
-
-    slices: int
-    """Slices encoded and scored."""
-    state_rows: int
-    """Restorations whose codes are computed together."""
-    group: int
-    """Slices whose restorations are: few restorations still make enough groups for several cores."""
-
-
-_FITS_A_CPU = _Batching(slices=8, state_rows=120, group=16)
-_FILLS_AN_ACCELERATOR = _Batching(slices=64, state_rows=1024, group=1024)
 
 
 class RestoredScan(NamedTuple):
@@ -131,20 +118,24 @@ class Networks:
         return available_cores() if self.workers is None else self.workers
 
     @property
-    def _batching(self) -> _Batching:
-        return _FITS_A_CPU if self.device.type == "cpu" else _FILLS_AN_ACCELERATOR
+    def _batching(self) -> Batching:
+        return FITS_A_CPU if self.device.type == "cpu" else FILLS_AN_ACCELERATOR
 
     def encode(self, prepared: Prepared) -> EncodedScan:
         """Return the codes of a scan's scored slices, and how likely each is."""
         at = evenly_spaced(len(prepared.slices_SHW), self.settings.preparation.scored_slices)
         slices, position = torch.from_numpy(prepared.slices_SHW[at]), torch.from_numpy(prepared.positions_S[at])
-        chunks = torch.arange(len(at)).split(self._batching.slices)
-        jobs = [(slices[chunk], position[chunk]) for chunk in chunks]
         with folded_weights(self.prior):
-            parts = each_in_threads(self.codes_and_nll, jobs, workers=self._threads)
+            parts = self._by_slices(self.codes_and_nll, slices, position)
         codes, nll = (torch.cat([part[i].cpu() for part in parts]) for i in range(2))
         logits = self._logits(prepared, at)
         return EncodedScan(slices, position, codes, nll, prepared.foreground_SHW[at], at, logits)
+
+    def _by_slices(self, work: Callable[..., Result], *of_slices: Tensor) -> list[Result]:
+        """Return the results of work on what there is of each slice, a few slices at a time."""
+        chunks = torch.arange(len(of_slices[0])).split(self._batching.slices)
+        jobs = [tuple(values[chunk] for values in of_slices) for chunk in chunks]
+        return each_in_threads(work, jobs, workers=self._threads)
 
     @torch.inference_mode()
     def _logits(self, prepared: Prepared, at: Int[np.ndarray, " S"]) -> Float[np.ndarray, "S H W"] | None:
@@ -162,6 +153,17 @@ class Networks:
         position_S = position_S.to(self.device)
         codes = self.vqvae.codes(slices_SHW.to(self.device), position_S)
         return codes, self.prior.nll(codes, position_S)
+
+    def reconstructed(self, slices_SHW: Float32[np.ndarray, "S H W"]) -> Float32[np.ndarray, "S H W"]:
+        """Return what the decoder makes of the codes of all slices of a prepared scan."""
+        position_S = torch.from_numpy(slice_positions(len(slices_SHW)))
+        return torch.cat(self._by_slices(self._remade, torch.from_numpy(slices_SHW), position_S)).numpy()
+
+    @torch.inference_mode()
+    def _remade(self, slices_SHW: Float[Tensor, "S H W"], position_S: Float[Tensor, " S"]) -> Float[Tensor, "S H W"]:
+        position_S = position_S.to(self.device)
+        codes = self.vqvae.codes(slices_SHW.to(self.device), position_S)
+        return self.vqvae.decode_codes(codes, position_S).float().cpu()
 
     def restore(
         self,
@@ -196,11 +198,9 @@ class Networks:
             scan: The scan.
             threshold_nats: λ_p.
         """
-        chunks = torch.arange(len(scan.at)).split(self._batching.slices)
-        jobs = [(scan.codes_Shw[chunk].to(self.device), scan.position_S[chunk].to(self.device)) for chunk in chunks]
         work = partial(restore_softly, self.vqvae, self.prior, threshold_nats=threshold_nats)
         with folded_weights(self.prior):
-            parts = each_in_threads(work, jobs, workers=self._threads)
+            parts = self._by_slices(work, scan.codes_Shw.to(self.device), scan.position_S.to(self.device))
         return RestoredScan(torch.cat([part.float().cpu() for part in parts]).numpy(), None)
 
     def restored_codes(
@@ -299,10 +299,8 @@ class Networks:
 
     def _nll(self, slices_SHW: Float[Tensor, "S H W"], position_S: Float[Tensor, " S"]) -> Float[Tensor, "S h w"]:
         """Return the negative log-likelihood of each code of slices, on the CPU."""
-        chunks = torch.arange(len(slices_SHW)).split(self._batching.slices)
-        jobs = [(slices_SHW[chunk], position_S[chunk]) for chunk in chunks]
         with folded_weights(self.prior):
-            parts = each_in_threads(self.codes_and_nll, jobs, workers=self._threads)
+            parts = self._by_slices(self.codes_and_nll, slices_SHW, position_S)
         return torch.cat([nll.cpu() for _, nll in parts])
 
     def _groups(self, slices: int, restorations: int) -> list[Int[Tensor, " n"]]:

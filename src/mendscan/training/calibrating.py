@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32
 
 from mendscan.cohort.fingerprint import ScanFacts
 from mendscan.cohort.preparing import prepare
@@ -39,10 +40,33 @@ from mendscan.training.workplace import new_model_folder
 from mendscan.volumes.finding import find_scans
 from mendscan.volumes.reading import STANDARD_READER, ScanReader
 
-__all__ = ["calibrate", "healthy_peaks", "recalibrate"]
+__all__ = ["calibrate", "healthy_peaks", "learn_acquisition", "recalibrate"]
 
 _FEWEST_LEFT_OUT = 3
 """With two scans, leaving one out leaves no spread to standardise it by."""
+
+
+def learn_acquisition(
+    networks: Networks, scans: Iterable[Float[np.ndarray, "S H W"]], count: int, progress: Progress
+) -> AcquisitionReference | None:
+    """Learn how the training scans were taken; None if the model has the paper's score alone.
+
+    Args:
+        networks: The trained networks.
+        scans: The prepared training scans.
+        count: How many.
+        progress: Told of every scan.
+    """
+    if networks.settings.detection.scan_score == "paper":
+        return None
+    progress.begin("acquisition", count)
+    kept, remade = [], []
+    with one_thread(networks.device):
+        for slices_SHW in scans:
+            kept.append(slices_SHW)
+            remade.append(networks.reconstructed(slices_SHW.astype(np.float32)))
+            progress.advance()
+    return AcquisitionReference.fit(kept, remade)
 
 
 def calibrate(
@@ -76,7 +100,7 @@ def calibrate(
             prepared = prepare(volume, networks.settings.preparation)
             encoded.append(networks.encode(prepared))
             if acquisition is not None:
-                distances.append(acquisition.distance(prepared.slices_SHW))
+                distances.append(_distance(acquisition, networks, prepared.slices_SHW))
             progress.advance()
     thresholds = CodeThresholds.of(np.concatenate([scan.nll_Shw.numpy().ravel() for scan in encoded]), settings)
     scores = sorted(scan.score(thresholds.score) for scan in encoded)
@@ -89,6 +113,11 @@ def calibrate(
     )
     gate = None if gate is None else _with_codes(gate, encoded, networks.settings)
     return Calibration(thresholds, tuple(scores), voxels, peaks, scan, paper_threshold, gate)
+
+
+def _distance(acquisition: AcquisitionReference, networks: Networks, slices_SHW: Float32[np.ndarray, "S H W"]) -> float:
+    remade_SHW = networks.reconstructed(slices_SHW) if acquisition.reads_remainder else None
+    return acquisition.length(acquisition.standardised(slices_SHW, remade_SHW))
 
 
 def _with_codes(gate: AcquisitionGate, encoded: Sequence[EncodedScan], settings: Settings) -> AcquisitionGate:
@@ -168,7 +197,8 @@ def recalibrate(
     """Calibrate a trained model again, on the same calibration scans, into another model folder.
 
     For models of an earlier version, whose calibration knew less, and for other detection settings with the same
-    networks.  The acquisition gate is learnt from all scans of the folder.  Networks, all other settings, plan, split
+    networks.  The acquisition gate is learnt from all scans of the folder, and how the training scans were taken from
+    these, if the model knows less of it than this version.  Networks, all other settings, plan, split
     and card stay.
 
     Args:
@@ -220,6 +250,10 @@ def _recalibrate(
         )
     acquisition = None if known is None or settings.detection.scan_score == "paper" else known.acquisition
     paths, facts = measure_cohort(find_scans(healthy), progress, reader=reader)
+    if acquisition is not None and not acquisition.reads_remainder:
+        training = _scans_by_content(paths, facts, bundle.split["train"], where=healthy)
+        prepared = (prepare(reader(path), settings.preparation).slices_SHW for path in training)
+        acquisition = learn_acquisition(networks, prepared, len(training), progress)
     calibration_scans = _scans_by_content(paths, facts, bundle.split["calibration"], where=healthy)
     gate = learn_gate(paths, facts, progress, reader=reader)
     calibration = calibrate(networks, calibration_scans, acquisition, progress, gate=gate, reader=reader)
@@ -242,10 +276,10 @@ def _scans_by_content(
     missing = [content for content in wanted if content not in found]
     if missing:
         raise CohortError(
-            "not the scans that the model was calibrated on",
+            "not the scans that the model was made from",
             where=where,
             code="E_COHORT_OTHER",
-            found=f"{len(missing)} of {len(wanted)} calibration scans missing",
+            found=f"{len(missing)} of {len(wanted)} scans missing",
             remedy="give the folder of healthy scans that the model was trained on",
         )
     return [found[content] for content in wanted]

@@ -13,15 +13,13 @@ import torch
 from mendscan.cohort.fingerprint import ScanFacts
 from mendscan.cohort.planning import SET_BY_USER, Plan
 from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort, split_by_content
-from mendscan.config import Settings
-from mendscan.detection.acquisition import AcquisitionReference
 from mendscan.detection.calibration import Calibration
 from mendscan.detection.devices import choose_device
 from mendscan.detection.networks import Networks
 from mendscan.models.bundle import load_bundle, save_bundle
 from mendscan.progress import Progress, Silent
 from mendscan.training.budget import EpochEstimate, check_epochs, with_budget
-from mendscan.training.calibrating import calibrate
+from mendscan.training.calibrating import calibrate, learn_acquisition
 from mendscan.training.choosing import choose_detection
 from mendscan.training.gating import learn_gate
 from mendscan.training.metrics_log import MetricsLog, draw_curves
@@ -144,7 +142,8 @@ def _train(
     networks = train_networks(plan.settings, store, split, device, StageFolder(place.work, log, progress, place.stop))
     by_hash = dict(zip(hashes, paths, strict=True))
     plan, networks = _with_chosen(plan, networks, split, by_hash, reader, progress)
-    acquisition = _acquisition(plan.settings, store, split, progress)
+    training_scans = (store.slices_NSHW[row] for row in store.rows(split.train))
+    acquisition = learn_acquisition(networks, training_scans, len(split.train), progress)
     gate = learn_gate(paths, facts, progress, reader=reader)
     held_out = [by_hash[content] for content in split.calibration]
     calibration = calibrate(networks, held_out, acquisition, progress, gate=gate, reader=reader)
@@ -223,17 +222,6 @@ def _with_chosen(
     )
     settings = plan.settings.model_copy(update={"detection": chosen.settings})
     return plan.decided(*chosen.decisions, settings=settings), replace(networks, settings=settings)
-
-
-def _acquisition(
-    settings: Settings, store: SliceStore, split: Split, progress: Progress
-) -> AcquisitionReference | None:
-    if settings.detection.scan_score == "paper":
-        return None
-    progress.begin("acquisition", 1)
-    reference = AcquisitionReference.fit(store.slices_NSHW[row] for row in store.rows(split.train))
-    progress.advance()
-    return reference
 
 
 def _last_figures(entries: Sequence[dict[str, Any]]) -> dict[str, float]:
