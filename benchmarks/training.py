@@ -44,9 +44,9 @@ from mendscan.models.vqvae import VQVAE
 from mendscan.progress import Silent
 from mendscan.training.building import new_networks, stage_steps
 from mendscan.training.loop import LossOfStep, generator_for, make_optimiser, train_steps
+from mendscan.training.network_training import slice_data
 from mendscan.training.plans import new_plan
 from mendscan.training.stages import SliceData, encode_views, prior_loss, validate_prior, validate_vqvae, vqvae_loss
-from mendscan.training.trainer import slice_data
 from mendscan.volumes.finding import find_scans
 from mendscan.volumes.reading import read_volume
 
