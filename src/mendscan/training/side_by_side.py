@@ -1,8 +1,8 @@
 """Networks that do not depend on each other are trained at once, each by threads of its own.
 
 Two threads within one operation wait for each other; two networks do not: on two cores the networks of the ``auto``
-plan take 1.26 times as many steps in the same time (``benchmarks/side_by_side.py``), and other load on the machine costs
-no more than its share.
+plan take 1.26 times as many steps in the same time (``benchmarks/side_by_side.py``), and other load on the machine
+costs no more than its share.
 
 There may be more networks than cores.  After each step whoever is furthest behind goes on, so that all end together.
 What comes out does not depend on who went first: every draw is a function of seed, network and step.
