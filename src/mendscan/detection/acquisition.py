@@ -64,7 +64,7 @@ STATISTICS = (
     *(f"{detail} remainder along {axis}" for axis in _AXES for detail in ("fine", "medium", "coarse")),
     "typical noise of the remainder",
     "strongest noise of the remainder",
-    *(f"remainder like itself {lag} {axis} on" for axis in _AXES for lag in _LAGS),
+    *(f"likeness of the remainder at lag {lag} along {axis}" for axis in _AXES for lag in _LAGS),
 )
 """The same and those of what its codes leave over."""
 
