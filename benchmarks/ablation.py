@@ -375,9 +375,7 @@ class Ablation:
 
     def distance(self, acquisition: AcquisitionReference, seen: Seen) -> float:
         """How far from the training scans a scan was taken."""
-        slices_SHW = seen.prepared.slices_SHW
-        remade_SHW = self.networks.reconstructed(slices_SHW) if acquisition.reads_remainder else None
-        return acquisition.length(acquisition.standardised(slices_SHW, remade_SHW))
+        return acquisition.length(acquisition.standardised(seen.prepared.slices_SHW, self.networks.reconstructed))
 
     @property
     def both(self) -> tuple[list[Seen], list[Seen]]:

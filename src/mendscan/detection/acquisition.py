@@ -11,7 +11,7 @@ No number was chosen by the artefacts that detection is measured on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,7 +19,14 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-__all__ = ["SCAN_STATISTICS", "STATISTICS", "AcquisitionReference", "acquisition_statistics", "strangest"]
+__all__ = [
+    "SCAN_STATISTICS",
+    "STATISTICS",
+    "AcquisitionReference",
+    "Reconstruct",
+    "acquisition_statistics",
+    "strangest",
+]
 
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BAND_SIGMAS = (0.0, 0.7, 1.4, 2.8)
@@ -36,6 +43,9 @@ _FIELDS = {
     "slices squared": (2, 0, 0), "rows squared": (0, 2, 0), "columns squared": (0, 0, 2),
     "slices and rows": (1, 1, 0), "rows and columns": (0, 1, 1), "slices and columns": (1, 0, 1),
 }  # fmt: skip
+
+Reconstruct = Callable[[np.ndarray], np.ndarray]
+"""From a prepared scan to what the decoder makes of its codes, such as `Networks.reconstructed`."""
 
 SCAN_STATISTICS = (
     *(f"intensity at {100 * q:g} %" for q in _QUANTILES),
@@ -142,15 +152,16 @@ class AcquisitionReference:
         return cls(usual_SHW, centre, spread, fitted.precision_)
 
     def standardised(
-        self, slices_SHW: Float[np.ndarray, "S H W"], reconstruction_SHW: Float[np.ndarray, "S H W"] | None
+        self, slices_SHW: Float[np.ndarray, "S H W"], reconstruct: Reconstruct
     ) -> Float64[np.ndarray, " n"]:
         """Return each statistic of a scan in standard deviations above the training scans' median.
 
         Args:
             slices_SHW: The prepared scan.
-            reconstruction_SHW: What the decoder makes of its codes, if `reads_remainder`; else None.
+            reconstruct: Gives what the decoder makes of its codes; asked only if `reads_remainder`.
         """
-        found = acquisition_statistics(slices_SHW, self.usual_SHW, reconstruction_SHW)
+        remade_SHW = reconstruct(slices_SHW) if self.reads_remainder else None
+        found = acquisition_statistics(slices_SHW, self.usual_SHW, remade_SHW)
         return np.clip((found - self.centre) / self.spread, -_CLIP, _CLIP)
 
     def length(self, standardised: Float64[np.ndarray, " n"]) -> float:

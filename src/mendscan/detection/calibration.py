@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mendscan.config import DetectionSettings
-from mendscan.detection.acquisition import STATISTICS, AcquisitionReference, strangest
+from mendscan.detection.acquisition import STATISTICS, AcquisitionReference, Reconstruct, strangest
 from mendscan.detection.conformal import (
     conformal_p_value,
     expected_false_findings,
@@ -95,7 +95,7 @@ class Calibration:
         nats_SHW: MapSHW,
         foreground_SHW: Bool[np.ndarray, "S H W"],
         slices_SHW: MapSHW,
-        reconstruction_SHW: MapSHW | None,
+        reconstruct: Reconstruct,
         settings: DetectionSettings,
     ) -> ScanScore:
         """Return the scan score in parts.
@@ -104,7 +104,7 @@ class Calibration:
             nats_SHW: Combined evidence of the scored slices.
             foreground_SHW: Where they show something.
             slices_SHW: The whole prepared scan.
-            reconstruction_SHW: What the decoder makes of its codes; None if that is not compared.
+            reconstruct: Gives what the decoder makes of its codes, if that is compared.
             settings: The model's.
 
         Raises:
@@ -114,7 +114,7 @@ class Calibration:
             raise ValueError("the model does not know how the parts of the score are in healthy scans")
         local = top_mean(nats_SHW[self.voxels.scored(foreground_SHW)], settings.scan_top_share)
         acquisition = self.scan.acquisition
-        standardised = acquisition.standardised(slices_SHW, reconstruction_SHW)
+        standardised = acquisition.standardised(slices_SHW, reconstruct)
         values = {"local": local, "acquisition": acquisition.length(standardised)}
         statistics = dict(zip(STATISTICS, map(float, standardised), strict=False))
         return replace(self.scan.scores.score(values), strangest=strangest(standardised), statistics=statistics)

@@ -246,10 +246,13 @@ class Detector:
         if nats_SHW is None or self.calibration.scan is None:
             score = encoded.score(self.calibration.thresholds.score)
             return ScanScore(score, self.calibration.p_value(score), {}, {})
-        whole_SHW, settings = prepared.slices_SHW, self.settings.detection
-        wanted = self.calibration.scan.acquisition.reads_remainder
-        remade_SHW = self.networks.reconstructed(whole_SHW) if wanted else None
-        return self.calibration.scan_score(nats_SHW, encoded.foreground_SHW, whole_SHW, remade_SHW, settings)
+        return self.calibration.scan_score(
+            nats_SHW,
+            encoded.foreground_SHW,
+            prepared.slices_SHW,
+            self.networks.reconstructed,
+            self.settings.detection,
+        )
 
     def _map(self, evidence: Evidence, nats_SHW: MapSHW | None) -> MapSHW:
         if nats_SHW is None:

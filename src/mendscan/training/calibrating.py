@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 
 from mendscan.cohort.fingerprint import ScanFacts
 from mendscan.cohort.preparing import prepare
@@ -100,7 +100,8 @@ def calibrate(
             prepared = prepare(volume, networks.settings.preparation)
             encoded.append(networks.encode(prepared))
             if acquisition is not None:
-                distances.append(_distance(acquisition, networks, prepared.slices_SHW))
+                standardised = acquisition.standardised(prepared.slices_SHW, networks.reconstructed)
+                distances.append(acquisition.length(standardised))
             progress.advance()
     thresholds = CodeThresholds.of(np.concatenate([scan.nll_Shw.numpy().ravel() for scan in encoded]), settings)
     scores = sorted(scan.score(thresholds.score) for scan in encoded)
@@ -113,11 +114,6 @@ def calibrate(
     )
     gate = None if gate is None else _with_codes(gate, encoded, networks.settings)
     return Calibration(thresholds, tuple(scores), voxels, peaks, scan, paper_threshold, gate)
-
-
-def _distance(acquisition: AcquisitionReference, networks: Networks, slices_SHW: Float32[np.ndarray, "S H W"]) -> float:
-    remade_SHW = networks.reconstructed(slices_SHW) if acquisition.reads_remainder else None
-    return acquisition.length(acquisition.standardised(slices_SHW, remade_SHW))
 
 
 def _with_codes(gate: AcquisitionGate, encoded: Sequence[EncodedScan], settings: Settings) -> AcquisitionGate:

@@ -114,13 +114,8 @@ class _Plane:
 
     def train(self, where: StageFolder, turn: Turn) -> None:
         """Train the VQ-VAE, encode the cohort, train the prior."""
-        settings, vqvae, prior, steps, where = (
-            self.settings,
-            self.vqvae,
-            self.prior,
-            self.steps,
-            replace(where, turn=turn),
-        )
+        settings, steps, where = self.settings, self.steps, replace(where, turn=turn)
+        vqvae, prior = self.vqvae, self.prior
         parts = (self.split.train, self.split.validation)
         training, validation = (slice_data(self.store, part, settings, self.device) for part in parts)
         epochs = Epochs.of(len(training.scans), settings.training)

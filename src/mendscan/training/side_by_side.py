@@ -68,28 +68,22 @@ class _Places:
 
     def take(self, turn: Turn) -> None:
         with self._changed:
-            self._take(turn)
+            self._waiting.append(turn)
+            self._changed.wait_for(lambda: self._free > 0 and min(self._waiting, key=lambda each: each.done) is turn)
+            self._waiting.remove(turn)
+            self._free -= 1
+            self._changed.notify_all()
 
     def leave(self) -> None:
         with self._changed:
-            self._leave()
+            self._free += 1
+            self._changed.notify_all()
 
     def pass_on(self, turn: Turn) -> None:
         with self._changed:
             if any(other.done < turn.done for other in self._waiting):
-                self._leave()
-                self._take(turn)
-
-    def _take(self, turn: Turn) -> None:
-        self._waiting.append(turn)
-        self._changed.wait_for(lambda: self._free > 0 and min(self._waiting, key=lambda each: each.done) is turn)
-        self._waiting.remove(turn)
-        self._free -= 1
-        self._changed.notify_all()
-
-    def _leave(self) -> None:
-        self._free += 1
-        self._changed.notify_all()
+                self.leave()
+                self.take(turn)
 
 
 @dataclass(eq=False)
