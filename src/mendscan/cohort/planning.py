@@ -109,7 +109,7 @@ def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False)
         vqvae=_AUTO_VQVAE,
         codebook=_AUTO_CODEBOOK,
         prior=_AUTO_PRIOR,
-        discriminator=DiscriminatorSettings(batch_scans=scans),
+        discriminator=DiscriminatorSettings(batch_scans=scans, learning_rate=6e-3),
         training=_AUTO_TRAINING.model_copy(
             update={"batch_slices": batch, "precision": "bfloat16" if bfloat16_is_fast else "float32"}
         ),
@@ -157,9 +157,9 @@ _AUTO_PRIOR = PriorSettings(
     channels=64, blocks=2, layers_per_block=2, value_channels=64, attention_downsampling=1, attention_kernel=1
 )
 _AUTO_TRAINING = TrainingSettings(
-    optimiser="adamw",
-    learning_rate_vqvae=1e-3,
-    learning_rate_prior=1e-3,
+    optimiser="muon",
+    learning_rate_vqvae=0.01,
+    learning_rate_prior=0.02,
     schedule="one-cycle",
     clip="norm",
     weight_decay=0.01,
@@ -313,6 +313,11 @@ def _network_decisions(settings: Settings) -> list[Decision]:
             "detection.restored_scan",
             settings.detection.restored_scan,
             "the map needs none; a soft one is as near to healthy as a few samples, in a fraction of the time",
+        ),
+        Decision(
+            "training.optimiser",
+            training.optimiser,
+            "on hippocampus MRI it came as far as AdamW in a third of the steps or fewer, with every network",
         ),
         Decision(
             "training.batch_slices",

@@ -12,6 +12,7 @@ from torch import Tensor, nn, optim
 
 from mendscan.config import TrainingSettings
 from mendscan.models.dropout import dropout_drawn_from
+from mendscan.training.muon import Muon
 
 __all__ = ["LossOfStep", "generator_for", "learning_rate_factor", "make_optimiser", "train_steps"]
 
@@ -46,7 +47,7 @@ def train_steps(
         settings: Schedule and clipping.
         after_step: Told the step just taken and its losses; may raise to stop.
     """
-    peaks = [group["initial_lr"] for group in optimiser.param_groups]
+    peaks = [group.setdefault("initial_lr", group["lr"]) for group in optimiser.param_groups]
     for step in range(first_step, steps):
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
             group["lr"] = peak * learning_rate_factor(step, steps, settings.schedule)
@@ -75,11 +76,11 @@ def learning_rate_factor(step: int, steps: int, schedule: Literal["constant", "o
 
 
 def make_optimiser(parameters: list[nn.Parameter], settings: TrainingSettings, *, rate: float) -> optim.Optimizer:
-    """Return Adam or AdamW with the paper's or the plan's settings."""
-    groups = [{"params": parameters, "lr": rate, "initial_lr": rate}]
-    if settings.optimiser == "adamw":
-        return optim.AdamW(groups, weight_decay=settings.weight_decay)
-    return optim.Adam(groups, weight_decay=settings.weight_decay)
+    """Return the optimiser of the settings: Adam (the paper), AdamW or Muon."""
+    if settings.optimiser == "muon":
+        return Muon(parameters, lr=rate, weight_decay=settings.weight_decay)
+    kind = optim.AdamW if settings.optimiser == "adamw" else optim.Adam
+    return kind(parameters, lr=rate, weight_decay=settings.weight_decay)
 
 
 def generator_for(*names: object) -> torch.Generator:
