@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +17,8 @@ from mendscan.progress import Silent
 from mendscan.training import budget as budget_module
 from mendscan.training import timing
 from mendscan.training.budget import with_budget
-from mendscan.training.building import stage_steps
+from mendscan.training.building import new_networks, stage_steps
+from mendscan.training.checkpoint import state_digest
 from mendscan.training.request import Budget
 from mendscan.training.side_by_side import Crew
 from mendscan.training.stages import SliceData
@@ -67,3 +72,36 @@ def test_the_time_is_that_of_the_cores_or_of_the_longest_training(
     member = 0.3 * steps.discriminator / 2
     expected = {1: 2 * chain + 2 * member, 2: chain + member, 4: max(chain, member)}[at_once]
     assert cost.of_all(10_000, settings, CPU) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("others", [0, 1, 3])
+def test_steps_are_timed_while_others_take_steps(monkeypatch: pytest.MonkeyPatch, others: int) -> None:
+    at_work: set[str] = set()
+
+    def loss_of(network: torch.nn.Module, *_: object) -> Callable[[int], dict[str, torch.Tensor]]:
+        def loss_of_step(_: int) -> dict[str, torch.Tensor]:
+            at_work.add(threading.current_thread().name)
+            return {"loss": sum((p.square().sum() for p in network.parameters()), torch.zeros(()))}
+
+        return loss_of_step
+
+    monkeypatch.setattr(timing, "vqvae_loss", loss_of)
+    vqvae, _ = new_networks(SLICES.settings, CPU)
+    before = state_digest(vqvae)
+    with timing._busy(others, vqvae, SLICES):
+        deadline = time.monotonic() + 20
+        while len(at_work) < others and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert len(at_work) == others
+    assert not [thread for thread in threading.enumerate() if thread.name in at_work]
+    assert state_digest(vqvae) == before
+
+
+def test_others_that_fail_are_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loss_of(*_: object) -> Callable[[int], dict[str, torch.Tensor]]:
+        raise MemoryError("not enough for two")
+
+    monkeypatch.setattr(timing, "vqvae_loss", loss_of)
+    vqvae, _ = new_networks(SLICES.settings, CPU)
+    with pytest.raises(MemoryError, match="not enough"), timing._busy(1, vqvae, SLICES):
+        pass

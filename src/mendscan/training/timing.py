@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from itertools import pairwise
+from threading import Event
 from typing import NamedTuple
 
 import torch
@@ -16,7 +19,7 @@ from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.training.building import stage_steps
 from mendscan.training.discriminating import ScanData, discriminator_loss
-from mendscan.training.loop import make_optimiser, train_steps
+from mendscan.training.loop import LossOfStep, make_optimiser, train_steps
 from mendscan.training.side_by_side import Crew
 from mendscan.training.stages import SliceData, encode_views, fresh_prior_loss, prior_loss, vqvae_loss
 
@@ -25,6 +28,8 @@ __all__ = ["FEWEST_STEPS", "seconds_for", "seconds_per_step", "steps_for", "step
 FEWEST_STEPS = 20
 """Below, a schedule has no shape: a shorter time gets this many."""
 _TIMED_STEPS = 6
+_LONG = 10**6
+"""Steps of the training in the middle of which steps are timed: the first ones of a VQ-VAE have no codes yet."""
 _FEWER = 0.995
 """Steps are taken away by this factor until they fit."""
 _ENOUGH_SECONDS = 15.0
@@ -46,8 +51,8 @@ def steps_for(
         data: The training slices.
     """
     settings = data.settings
-    networks = settings.preparation.planes + (discriminator is not None)
-    with Crew.for_networks(networks, data.device).at_work():
+    crew = Crew.for_networks(settings.preparation.planes + (discriminator is not None), data.device)
+    with crew.at_work(), _busy(crew.at_once - 1, vqvae, data):
         encoding, per_vqvae, per_prior = _timed(vqvae, prior, data)
         per_discriminator = 0.0
         if discriminator is not None:
@@ -108,7 +113,7 @@ def _timed(vqvae: VQVAE, prior: PixelSNAIL, data: SliceData) -> tuple[float, flo
         encoding = (time.perf_counter() - started) / (2 * len(sample)) * len(data) * training.prior_views
         loss = prior_loss(prior, codes, data.settings)
     per_prior = seconds_per_step(prior.train(), training.learning_rate_prior, loss, data)
-    per_vqvae = seconds_per_step(vqvae.train(), training.learning_rate_vqvae, vqvae_loss(vqvae, data, 10**6), data)
+    per_vqvae = seconds_per_step(vqvae.train(), training.learning_rate_vqvae, vqvae_loss(vqvae, data, _LONG), data)
     return encoding, per_vqvae, per_prior
 
 
@@ -122,9 +127,7 @@ def steps_of_one(seconds: float, per_step: float) -> int:
     return max(FEWEST_STEPS, int(seconds / (per_step * _OVERHEAD)))
 
 
-def seconds_per_step(
-    network: torch.nn.Module, rate: float, loss: Callable[[int], dict[str, torch.Tensor]], data: SliceData
-) -> float:
+def seconds_per_step(network: torch.nn.Module, rate: float, loss: LossOfStep, data: SliceData) -> float:
     """Take a few steps and return the median time of one, in seconds.
 
     Args:
@@ -134,27 +137,67 @@ def seconds_per_step(
         data: The training slices.
     """
     moments: list[float] = []
-    parameters = list(network.parameters())
 
     def after_step(*_: object) -> None:
         moments.append(time.perf_counter())
-        if len(moments) > 2 and moments[-1] - moments[0] > _ENOUGH_SECONDS:
+        enough = len(moments) > 2 and moments[-1] - moments[0] > _ENOUGH_SECONDS
+        if enough or len(moments) > _TIMED_STEPS:
             raise _EnoughError
 
     with suppress(_EnoughError):
-        train_steps(
-            parameters,
-            make_optimiser(parameters, data.settings.training, rate=rate),
-            loss,
-            first_step=1,
-            steps=2 + _TIMED_STEPS,
-            seed_name="timing",
-            settings=data.settings.training,
-            after_step=after_step,
-        )
+        _take(network, rate, loss, data, after_step)
     # The first step allocates and compiles; the median of the rest ignores a hiccup.
     gaps = sorted(later - earlier for earlier, later in pairwise(moments))
     return gaps[len(gaps) // 2]
+
+
+def _take(
+    network: torch.nn.Module,
+    rate: float,
+    loss: LossOfStep,
+    data: SliceData,
+    after_step: Callable[[int, dict[str, float]], None],
+) -> None:
+    """Take steps with a throwaway network until `after_step` raises."""
+    parameters = list(network.parameters())
+    train_steps(
+        parameters,
+        make_optimiser(parameters, data.settings.training, rate=rate),
+        loss,
+        first_step=_LONG // 2,
+        steps=_LONG,
+        seed_name="timing",
+        settings=data.settings.training,
+        after_step=after_step,
+    )
+
+
+@contextmanager
+def _busy(others: int, vqvae: VQVAE, data: SliceData) -> Iterator[None]:
+    """Let so many other networks take steps while the block lasts, as in training.
+
+    Cores share memory and caches: a step taken alone is faster than one beside another network.
+    """
+    over = Event()
+
+    def after_step(*_: object) -> None:
+        if over.is_set():
+            raise _EnoughError
+
+    def take_steps(network: VQVAE) -> None:
+        with suppress(_EnoughError):
+            _take(
+                network, data.settings.training.learning_rate_vqvae, vqvae_loss(network, data, _LONG), data, after_step
+            )
+
+    with ThreadPoolExecutor(max(1, others), thread_name_prefix="load") as pool:
+        working = [pool.submit(take_steps, copy.deepcopy(vqvae).train()) for _ in range(others)]
+        try:
+            yield
+        finally:
+            over.set()
+    for each in working:
+        each.result()
 
 
 class _EnoughError(Exception):
