@@ -27,9 +27,9 @@ class Small(nn.Module):
         return self.head(self.body(x))
 
 
-def fit(network: nn.Module, settings: TrainingSettings = SETTINGS, *, rate: float = 0.01, steps: int = 60) -> float:
-    optimiser = make_optimiser(list(network.parameters()), settings, rate=rate)
-    return take(network, optimiser, 0, steps, settings, schedule_ends=steps)
+def fit(network: nn.Module, steps: int) -> float:
+    optimiser = make_optimiser(list(network.parameters()), SETTINGS, rate=0.01)
+    return take(network, optimiser, 0, steps, schedule_ends=steps)
 
 
 def take(
@@ -37,7 +37,6 @@ def take(
     optimiser: torch.optim.Optimizer,
     first: int,
     last: int,
-    settings: TrainingSettings,
     *,
     schedule_ends: int,
 ) -> float:
@@ -57,7 +56,7 @@ def take(
     with suppress(StopIteration):
         train_steps(
             list(network.parameters()), optimiser, loss_of_step, first_step=first, steps=schedule_ends,
-            seed_name="muon", settings=settings, after_step=after_step,
+            seed_name="muon", settings=SETTINGS, after_step=after_step,
         )  # fmt: skip
     return sum(losses[-10:]) / 10
 
@@ -105,20 +104,20 @@ def test_filters_move_along_all_directions_and_the_rest_as_under_adamw() -> None
 
 
 def test_it_learns() -> None:
-    assert fit(Small(), steps=120) < 0.5 * fit(Small(), steps=12)
+    assert fit(Small(), 120) < 0.5 * fit(Small(), 12)
 
 
 def test_a_resumed_training_is_the_unbroken_one(tmp_path: Path) -> None:
     whole = Small()
-    fit(whole, steps=20)
+    fit(whole, 20)
     first = Small()
     optimiser = make_optimiser(list(first.parameters()), SETTINGS, rate=0.01)
-    take(first, optimiser, 0, 9, SETTINGS, schedule_ends=20)
+    take(first, optimiser, 0, 9, schedule_ends=20)
     save_checkpoint(tmp_path / "a.safetensors", first, optimiser, {})
     second = Small()
     optimiser = make_optimiser(list(second.parameters()), SETTINGS, rate=0.01)
     restore(load_checkpoint(tmp_path / "a.safetensors"), second, optimiser)
-    take(second, optimiser, 9, 20, SETTINGS, schedule_ends=20)
+    take(second, optimiser, 9, 20, schedule_ends=20)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
 
 

@@ -27,7 +27,7 @@ from mendscan.training.loop import LossOfStep, generator_for
 from mendscan.training.metrics_log import MetricsLog
 from mendscan.training.run import StageFolder, StageRun
 from mendscan.training.stages import SliceData
-from mendscan.training.timing import seconds_per_step, steps_of_one
+from mendscan.training.timing import LONG_TRAINING, seconds_per_step, steps_of_one
 from mendscan.volumes.locking import locked
 from mendscan.volumes.writing import make_folder, write_json
 
@@ -227,7 +227,7 @@ def _steps_in(seconds: float, training: NetworkTraining[Network], cohort: Health
     progress.begin("time a few steps", 1)
     throwaway = training.new().train()
     data, rate = cohort.slices(cohort.split.train), cohort.settings.training.learning_rate_vqvae
-    per_step = seconds_per_step(throwaway, rate, training.loss(throwaway, 10**6), data)
+    per_step = seconds_per_step(throwaway, rate, training.loss(throwaway, LONG_TRAINING), data)
     progress.advance()
     return steps_of_one(seconds, per_step)
 

@@ -282,7 +282,6 @@ def _intensity(cohort: Fingerprint, has_background: bool) -> tuple[dict[str, Any
 
 def _network_decisions(settings: Settings) -> list[Decision]:
     height, width = settings.latent_shape
-    training = settings.training
     return [
         Decision(
             "vqvae",
@@ -304,20 +303,32 @@ def _network_decisions(settings: Settings) -> list[Decision]:
             f"{_times(settings.discriminator.channels)} channels, {settings.discriminator.batch_scans} scans a step",
             f"learns from self-made faults in healthy scans; about {VOXELS_PER_STEP:,} voxels a step, 8 scans at most",
         ),
+        *_detection_decisions(settings.detection),
+        *_training_decisions(settings.training),
+    ]
+
+
+def _detection_decisions(detection: DetectionSettings) -> list[Decision]:
+    return [
         Decision(
             "detection.evidence",
-            ", ".join(settings.detection.evidence),
+            ", ".join(detection.evidence),
             "of all combinations the best on anomalies kept for choosing, in validation scans",
         ),
         Decision(
             "detection.restored_scan",
-            settings.detection.restored_scan,
+            detection.restored_scan,
             "the map needs none; a soft one is as near to healthy as a few samples, in a fraction of the time",
         ),
+    ]
+
+
+def _training_decisions(training: TrainingSettings) -> list[Decision]:
+    return [
         Decision(
             "training.optimiser",
             training.optimiser,
-            "on hippocampus MRI it came as far as AdamW in a third of the steps or fewer, with every network",
+            "on hippocampus MRI the discriminator needed a third of the steps that AdamW took, the VQ-VAE a sixth",
         ),
         Decision(
             "training.batch_slices",

@@ -206,7 +206,8 @@ class TrainingSettings(Frozen):
     batch_slices: Positive = 64
     """Slices per step."""
     optimiser: Literal["adam", "adamw", "muon"] = "adam"
-    """Adam (the paper), Adam with decoupled weight decay, or Muon for matrices and filters with that for the rest."""
+    """Adam (the paper), Adam with decoupled weight decay, or Muon for matrices and filters with that for the rest.  The
+    learning rates of ``auto`` are for Muon: AdamW wants a tenth."""
     learning_rate_vqvae: Size = 1e-4
     """Largest learning rate of the VQ-VAE."""
     learning_rate_prior: Size = 1e-4

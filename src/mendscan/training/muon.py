@@ -9,7 +9,7 @@ convolutions, which are matrices from all inputs of a filter to its output.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ _MOMENTUM = 0.95
 _FEWEST = 8
 """Weights with fewer rows or columns have no weak directions to speak of."""
 _UPDATE_SIZE = 0.2
-"""Root mean square of an update at a learning rate of 1, as Adam's is: the same learning rates suit both."""
+"""Root mean square of an update at a learning rate of 1: about that of Adam's."""
 _ITERATIONS = 5
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 """Of x, x³ and x⁵: within five iterations they bring singular values from 0.01 up to about 1 (0.7 to 1.2)."""
@@ -46,14 +46,18 @@ class Muon(optim.AdamW):
         super().__init__(groups, lr=lr, weight_decay=weight_decay)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take one step; gradients of matrices are used up, so that AdamW passes over them."""
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take one step; gradients of matrices are used up, so that AdamW passes over them.
+
+        Args:
+            closure: None: gradients are there already.
+        """
         for group in self.param_groups:
             for parameter in group["params"] if group["orthogonal"] else ():
                 if parameter.grad is not None:
                     self._move(parameter, parameter.grad, group["lr"], group["weight_decay"])
                     parameter.grad = None
-        super().step(closure)
+        super().step()
 
     def _move(self, parameter: nn.Parameter, gradient: Tensor, rate: float, weight_decay: float) -> None:
         state = self.state[parameter]

@@ -23,13 +23,13 @@ from mendscan.training.loop import LossOfStep, make_optimiser, train_steps
 from mendscan.training.side_by_side import Crew
 from mendscan.training.stages import SliceData, encode_views, fresh_prior_loss, prior_loss, vqvae_loss
 
-__all__ = ["FEWEST_STEPS", "seconds_for", "seconds_per_step", "steps_for", "steps_of_one"]
+__all__ = ["FEWEST_STEPS", "LONG_TRAINING", "seconds_for", "seconds_per_step", "steps_for", "steps_of_one"]
 
 FEWEST_STEPS = 20
 """Below, a schedule has no shape: a shorter time gets this many."""
 _TIMED_STEPS = 6
-_LONG = 10**6
-"""Steps of the training in the middle of which steps are timed: the first ones of a VQ-VAE have no codes yet."""
+LONG_TRAINING = 10**6
+"""Steps of the training in whose middle steps are timed: the first ones of a VQ-VAE have no codes yet."""
 _FEWER = 0.995
 """Steps are taken away by this factor until they fit."""
 _ENOUGH_SECONDS = 15.0
@@ -113,7 +113,9 @@ def _timed(vqvae: VQVAE, prior: PixelSNAIL, data: SliceData) -> tuple[float, flo
         encoding = (time.perf_counter() - started) / (2 * len(sample)) * len(data) * training.prior_views
         loss = prior_loss(prior, codes, data.settings)
     per_prior = seconds_per_step(prior.train(), training.learning_rate_prior, loss, data)
-    per_vqvae = seconds_per_step(vqvae.train(), training.learning_rate_vqvae, vqvae_loss(vqvae, data, _LONG), data)
+    per_vqvae = seconds_per_step(
+        vqvae.train(), training.learning_rate_vqvae, vqvae_loss(vqvae, data, LONG_TRAINING), data
+    )
     return encoding, per_vqvae, per_prior
 
 
@@ -164,8 +166,8 @@ def _take(
         parameters,
         make_optimiser(parameters, data.settings.training, rate=rate),
         loss,
-        first_step=_LONG // 2,
-        steps=_LONG,
+        first_step=LONG_TRAINING // 2,
+        steps=LONG_TRAINING,
         seed_name="timing",
         settings=data.settings.training,
         after_step=after_step,
@@ -187,7 +189,11 @@ def _busy(others: int, vqvae: VQVAE, data: SliceData) -> Iterator[None]:
     def take_steps(network: VQVAE) -> None:
         with suppress(_EnoughError):
             _take(
-                network, data.settings.training.learning_rate_vqvae, vqvae_loss(network, data, _LONG), data, after_step
+                network,
+                data.settings.training.learning_rate_vqvae,
+                vqvae_loss(network, data, LONG_TRAINING),
+                data,
+                after_step,
             )
 
     with ThreadPoolExecutor(max(1, others), thread_name_prefix="load") as pool:
