@@ -1,29 +1,30 @@
 """Was the scan taken as the healthy ones were?  Statistics of a whole scan against those of the training scans.
 
 A local anomaly is 1 % of the voxels; noise, motion, a wrong contrast or field of view is in all of them, and each voxel
-may look nearly usual.  So whole scans are compared by some seventy numbers: intensities, texture along each axis, steps
+may look nearly usual.  So whole scans are compared by some hundred numbers: intensities, texture along each axis, steps
 from slice to slice, agreement with the mean healthy scan (also mirrored), edges of the field of view.  Some are of the
-remainder, which is what the scan's codes cannot describe: where anatomy is taken away, noise and echoes stand out.  The
-distance from the training scans is Mahalanobis', two-sided by nature: too smooth is as suspicious as too noisy.
+remainder, which is what the scan's codes cannot describe: where anatomy is taken away, noise and echoes stand out.
+Others are of the scan's own voxels (`own_grid`), for the way to the model grid smooths noise.  The distance from the
+training scans is Mahalanobis', two-sided by nature: too smooth is as suspicious as too noisy.
 
 No number was chosen by the artefacts that detection is measured on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
+from mendscan.detection.own_grid import OWN_GRID_STATISTICS
+
 __all__ = [
-    "SCAN_STATISTICS",
+    "GENERATIONS",
     "STATISTICS",
     "AcquisitionReference",
-    "Reconstruct",
     "acquisition_statistics",
     "strangest",
 ]
@@ -44,10 +45,7 @@ _FIELDS = {
     "slices and rows": (1, 1, 0), "rows and columns": (0, 1, 1), "slices and columns": (1, 0, 1),
 }  # fmt: skip
 
-Reconstruct = Callable[[np.ndarray], np.ndarray]
-"""From a prepared scan to what the decoder makes of its codes, such as `Networks.reconstructed`."""
-
-SCAN_STATISTICS = (
+_SCAN_STATISTICS = (
     *(f"intensity at {100 * q:g} %" for q in _QUANTILES),
     "spread of the intensities",
     "skewness of the intensities",
@@ -65,10 +63,9 @@ SCAN_STATISTICS = (
     "difference from the mean healthy scan",
     *(f"steps at the {end} of {axis}" for axis in _AXES for end in ("beginning", "end")),
 )  # fmt: skip
-"""What each statistic of a scan itself measures, in words."""
+"""Of a scan on the model grid."""
 
-STATISTICS = (
-    *SCAN_STATISTICS,
+_REMAINDER_STATISTICS = (
     "mean remainder",
     *(f"remainder at {100 * q:g} %" for q in _REMAINDER_QUANTILES),
     *(f"{detail} remainder along {axis}" for axis in _AXES for detail in ("fine", "medium", "coarse")),
@@ -76,7 +73,15 @@ STATISTICS = (
     "strongest noise of the remainder",
     *(f"likeness of the remainder at lag {lag} along {axis}" for axis in _AXES for lag in _LAGS),
 )
-"""The same and those of what its codes leave over."""
+"""Of what its codes leave over."""
+
+STATISTICS = (*_SCAN_STATISTICS, *_REMAINDER_STATISTICS, *OWN_GRID_STATISTICS)
+"""What each statistic measures, in words."""
+
+GENERATIONS = tuple(accumulate(map(len, (_SCAN_STATISTICS, _REMAINDER_STATISTICS, OWN_GRID_STATISTICS))))
+"""How many of them, from the first on, models of this and of earlier versions compare."""
+_ON_MODEL_GRID = GENERATIONS[1]
+"""Taken apart from the rest: some hundred scans cannot tell the correlations of as many numbers."""
 
 
 def strangest(standardised: Float64[np.ndarray, " n"]) -> str:
@@ -88,22 +93,22 @@ def strangest(standardised: Float64[np.ndarray, " n"]) -> str:
 def acquisition_statistics(
     slices_SHW: Float[np.ndarray, "S H W"],
     usual_SHW: Float32[np.ndarray, "S H W"],
-    reconstruction_SHW: Float[np.ndarray, "S H W"] | None = None,
-) -> Float64[np.ndarray, " n"]:
+    reconstruction_SHW: Float[np.ndarray, "S H W"],
+    own: Float64[np.ndarray, " n"],
+) -> Float64[np.ndarray, " m"]:
     """Return the statistics of one scan, in the order of `STATISTICS`; amounts as logarithms.
 
     Args:
         slices_SHW: The prepared scan.
         usual_SHW: The mean of the training scans.
-        reconstruction_SHW: What the decoder makes of the scan's codes; without it, `SCAN_STATISTICS` alone.
+        reconstruction_SHW: What the decoder makes of the scan's codes.
+        own: Those of the scan's own voxels (`own_grid.own_grid_statistics`).
     """
     scan = slices_SHW.astype(np.float32)
     coarse, usual = gaussian_filter(scan, _COARSE_SIGMA), gaussian_filter(usual_SHW, _COARSE_SIGMA)
     found = [*_of_intensities(scan), *_of_detail(scan), *_of_slices(scan), *_of_agreement(coarse, usual)]
-    found += _of_edges(scan)
-    if reconstruction_SHW is not None:
-        found += _of_remainder(scan - reconstruction_SHW.astype(np.float32))
-    return np.array(found, dtype=np.float64)
+    found += [*_of_edges(scan), *_of_remainder(scan - reconstruction_SHW.astype(np.float32))]
+    return np.array([*found, *own], dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +119,8 @@ class AcquisitionReference:
         usual_SHW: Their mean.
         centre: Median of each statistic.
         spread: Standard deviation of each.
-        precision: Inverse covariance of the standardised statistics, shrunk by Ledoit & Wolf (2004).
+        precision: Inverse covariance of the standardised statistics, shrunk by Ledoit & Wolf (2004): of those on the
+            model grid and those of the scan's own voxels, each by themselves.
     """
 
     usual_SHW: Float32[np.ndarray, "S H W"]
@@ -127,41 +133,43 @@ class AcquisitionReference:
         return {name: getattr(self, name) for name in ("usual_SHW", "centre", "spread", "precision")}
 
     @property
-    def reads_remainder(self) -> bool:
-        """Whether it compares what the codes leave over; models of an earlier version do not."""
+    def is_whole(self) -> bool:
+        """Whether it compares every statistic; models of an earlier version compare the first of them."""
         return len(self.centre) == len(STATISTICS)
 
     @classmethod
     def fit(
-        cls, scans: Iterable[Float[np.ndarray, "S H W"]], reconstructions: Iterable[Float[np.ndarray, "S H W"]]
+        cls, usual_SHW: Float32[np.ndarray, "S H W"], statistics_NK: Float64[np.ndarray, "N K"]
     ) -> AcquisitionReference:
         """Learn from training scans.
 
         Args:
-            scans: Prepared scans, at least two.
-            reconstructions: What the decoder makes of the codes of each.
+            usual_SHW: Their mean, prepared.
+            statistics_NK: What `acquisition_statistics` says of each, at least two.
         """
+        from scipy.linalg import block_diag
         from sklearn.covariance import LedoitWolf
 
-        kept = list(scans)
-        usual_SHW = np.asarray(np.mean(kept, axis=0, dtype=np.float64), dtype=np.float32)
-        pairs = zip(kept, reconstructions, strict=True)
-        found = np.stack([acquisition_statistics(scan, usual_SHW, remade) for scan, remade in pairs])
-        centre, spread = np.median(found, axis=0), found.std(axis=0, ddof=1) + 1e-6
-        fitted = LedoitWolf(assume_centered=True).fit(np.clip((found - centre) / spread, -_CLIP, _CLIP))
-        return cls(usual_SHW, centre, spread, fitted.precision_)
+        centre, spread = np.median(statistics_NK, axis=0), statistics_NK.std(axis=0, ddof=1) + 1e-6
+        z_NK = np.clip((statistics_NK - centre) / spread, -_CLIP, _CLIP)
+        parts = [part_NK for part_NK in np.split(z_NK, [_ON_MODEL_GRID], axis=1) if part_NK.size]
+        blocks = [LedoitWolf(assume_centered=True).fit(part_NK).precision_ for part_NK in parts]
+        return cls(usual_SHW, centre, spread, block_diag(*blocks))
 
     def standardised(
-        self, slices_SHW: Float[np.ndarray, "S H W"], reconstruct: Reconstruct
-    ) -> Float64[np.ndarray, " n"]:
+        self,
+        slices_SHW: Float[np.ndarray, "S H W"],
+        reconstruction_SHW: Float[np.ndarray, "S H W"],
+        own: Float64[np.ndarray, " n"],
+    ) -> Float64[np.ndarray, " m"]:
         """Return each statistic of a scan in standard deviations above the training scans' median.
 
         Args:
             slices_SHW: The prepared scan.
-            reconstruct: Gives what the decoder makes of its codes; asked only if `reads_remainder`.
+            reconstruction_SHW: What the decoder makes of its codes.
+            own: Statistics of its own voxels.
         """
-        remade_SHW = reconstruct(slices_SHW) if self.reads_remainder else None
-        found = acquisition_statistics(slices_SHW, self.usual_SHW, remade_SHW)
+        found = acquisition_statistics(slices_SHW, self.usual_SHW, reconstruction_SHW, own)[: len(self.centre)]
         return np.clip((found - self.centre) / self.spread, -_CLIP, _CLIP)
 
     def length(self, standardised: Float64[np.ndarray, " n"]) -> float:

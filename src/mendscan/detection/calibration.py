@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 
 from mendscan.config import DetectionSettings
-from mendscan.detection.acquisition import STATISTICS, AcquisitionReference, Reconstruct, strangest
+from mendscan.detection.acquisition import STATISTICS, AcquisitionReference, strangest
 from mendscan.detection.conformal import (
     conformal_p_value,
     expected_false_findings,
@@ -94,8 +94,7 @@ class Calibration:
         self,
         nats_SHW: MapSHW,
         foreground_SHW: Bool[np.ndarray, "S H W"],
-        slices_SHW: MapSHW,
-        reconstruct: Reconstruct,
+        acquisition: Float64[np.ndarray, " n"],
         settings: DetectionSettings,
     ) -> ScanScore:
         """Return the scan score in parts.
@@ -103,8 +102,7 @@ class Calibration:
         Args:
             nats_SHW: Combined evidence of the scored slices.
             foreground_SHW: Where they show something.
-            slices_SHW: The whole prepared scan.
-            reconstruct: Gives what the decoder makes of its codes, if that is compared.
+            acquisition: How it was taken: its statistics, standardised by the `AcquisitionReference`.
             settings: The model's.
 
         Raises:
@@ -113,11 +111,9 @@ class Calibration:
         if self.scan is None:
             raise ValueError("the model does not know how the parts of the score are in healthy scans")
         local = top_mean(nats_SHW[self.voxels.scored(foreground_SHW)], settings.scan_top_share)
-        acquisition = self.scan.acquisition
-        standardised = acquisition.standardised(slices_SHW, reconstruct)
-        values = {"local": local, "acquisition": acquisition.length(standardised)}
-        statistics = dict(zip(STATISTICS, map(float, standardised), strict=False))
-        return replace(self.scan.scores.score(values), strangest=strangest(standardised), statistics=statistics)
+        values = {"local": local, "acquisition": self.scan.acquisition.length(acquisition)}
+        statistics = dict(zip(STATISTICS, map(float, acquisition), strict=False))
+        return replace(self.scan.scores.score(values), strangest=strangest(acquisition), statistics=statistics)
 
     def healthy(self, scores: Scores = "auto") -> Sequence[float]:
         """Return the calibration scans' scores of the kind that detection gives, ascending."""

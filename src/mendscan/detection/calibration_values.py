@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from mendscan.cohort.preparing import evenly_spaced
 from mendscan.config import Settings
-from mendscan.detection.acquisition import SCAN_STATISTICS, STATISTICS
+from mendscan.detection.acquisition import GENERATIONS, STATISTICS
 from mendscan.detection.evidence import KINDS
 from mendscan.detection.voxel_calibration import channel_names
 from mendscan.errors import ModelError
@@ -107,8 +107,8 @@ def checked_calibration(
         raise _refusal(where[:80], f"{first['msg'].lower()}: {first['input']!r}"[:120]) from None
     _check_lengths(known)
     centre = arrays.get("acquisition_centre")
-    earlier = centre is not None and len(centre.ravel()) == len(SCAN_STATISTICS)
-    statistics = len(SCAN_STATISTICS if earlier else STATISTICS)
+    compared = None if centre is None else len(centre.ravel())
+    statistics = compared if compared in GENERATIONS else len(STATISTICS)
     _check_arrays(arrays, _expected_arrays(known, statistics, settings))
     return values
 

@@ -20,6 +20,7 @@ from mendscan.detection.devices import choose_device, one_thread
 from mendscan.detection.encoded_scan import EncodedScan
 from mendscan.detection.evidence import Evidence
 from mendscan.detection.networks import Networks, Precision, RestoredScan
+from mendscan.detection.own_grid import own_grid_statistics
 from mendscan.detection.restoration import Schedule
 from mendscan.detection.scan_score import ScanScore
 from mendscan.detection.voxel_calibration import paper_map
@@ -129,7 +130,7 @@ class Detector:
             residual_SHW = None if restored is None else restored.residual_SHW
             evidence = self.networks.evidence(encoded, residual_SHW, as_encoded=scores == "paper")
             nats = self._nats(evidence, scores, maps=maps)
-            said = self._scan_score(prepared, encoded, nats)
+            said = self._scan_score(volume, prepared, encoded, nats)
             map_XYZ = restored_XYZ = None
             findings: tuple[Finding, ...] = ()
             threshold = self.calibration.map_threshold(scores)
@@ -241,18 +242,19 @@ class Detector:
         voxels, wanted = self.calibration.voxels, maps or self.calibration.scan is not None
         return voxels.nats_of(evidence) if scores == "auto" and voxels.kinds and wanted else None
 
-    def _scan_score(self, prepared: Prepared, encoded: EncodedScan, nats_SHW: MapSHW | None) -> ScanScore:
+    def _scan_score(
+        self, volume: Volume, prepared: Prepared, encoded: EncodedScan, nats_SHW: MapSHW | None
+    ) -> ScanScore:
         """Return the scan score: in parts, or the paper's, which has none."""
         if nats_SHW is None or self.calibration.scan is None:
             score = encoded.score(self.calibration.thresholds.score)
             return ScanScore(score, self.calibration.p_value(score), {}, {})
-        return self.calibration.scan_score(
-            nats_SHW,
-            encoded.foreground_SHW,
+        taken = self.calibration.scan.acquisition.standardised(
             prepared.slices_SHW,
-            self.networks.reconstructed,
-            self.settings.detection,
+            self.networks.reconstructed(prepared.slices_SHW),
+            own_grid_statistics(volume.voxels_XYZ, prepared.intensity_scale, self.settings.preparation),
         )
+        return self.calibration.scan_score(nats_SHW, encoded.foreground_SHW, taken, self.settings.detection)
 
     def _map(self, evidence: Evidence, nats_SHW: MapSHW | None) -> MapSHW:
         if nats_SHW is None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from mendscan.cohort.fingerprint import ScanFacts
 from mendscan.cohort.preparing import prepare
@@ -24,6 +23,7 @@ from mendscan.detection.encoded_scan import EncodedScan
 from mendscan.detection.evidence import Evidence
 from mendscan.detection.gate import AcquisitionGate
 from mendscan.detection.networks import Networks
+from mendscan.detection.own_grid import own_grid_statistics
 from mendscan.detection.scan_score import ScanCalibration, top_mean
 from mendscan.detection.voxel_calibration import (
     VoxelCalibration,
@@ -35,38 +35,16 @@ from mendscan.detection.voxel_calibration import (
 from mendscan.errors import CohortError, ModelError, SettingsError
 from mendscan.models.bundle import load_bundle, save_bundle
 from mendscan.progress import Progress, Silent
+from mendscan.training.acquiring import learn_acquisition
 from mendscan.training.gating import learn_gate
 from mendscan.training.workplace import new_model_folder
 from mendscan.volumes.finding import find_scans
 from mendscan.volumes.reading import STANDARD_READER, ScanReader
 
-__all__ = ["calibrate", "healthy_peaks", "learn_acquisition", "recalibrate"]
+__all__ = ["calibrate", "healthy_peaks", "recalibrate"]
 
 _FEWEST_LEFT_OUT = 3
 """With two scans, leaving one out leaves no spread to standardise it by."""
-
-
-def learn_acquisition(
-    networks: Networks, scans: Iterable[Float[np.ndarray, "S H W"]], count: int, progress: Progress
-) -> AcquisitionReference | None:
-    """Learn how the training scans were taken; None if the model has the paper's score alone.
-
-    Args:
-        networks: The trained networks.
-        scans: The prepared training scans.
-        count: How many.
-        progress: Told of every scan.
-    """
-    if networks.settings.detection.scan_score == "paper":
-        return None
-    progress.begin("acquisition", count)
-    kept, remade = [], []
-    with one_thread(networks.device):
-        for slices_SHW in scans:
-            kept.append(slices_SHW)
-            remade.append(networks.reconstructed(slices_SHW.astype(np.float32)))
-            progress.advance()
-    return AcquisitionReference.fit(kept, remade)
 
 
 def calibrate(
@@ -100,8 +78,9 @@ def calibrate(
             prepared = prepare(volume, networks.settings.preparation)
             encoded.append(networks.encode(prepared))
             if acquisition is not None:
-                standardised = acquisition.standardised(prepared.slices_SHW, networks.reconstructed)
-                distances.append(acquisition.length(standardised))
+                remade_SHW = networks.reconstructed(prepared.slices_SHW)
+                own = own_grid_statistics(volume.voxels_XYZ, prepared.intensity_scale, networks.settings.preparation)
+                distances.append(acquisition.length(acquisition.standardised(prepared.slices_SHW, remade_SHW, own)))
             progress.advance()
     thresholds = CodeThresholds.of(np.concatenate([scan.nll_Shw.numpy().ravel() for scan in encoded]), settings)
     scores = sorted(scan.score(thresholds.score) for scan in encoded)
@@ -246,10 +225,10 @@ def _recalibrate(
         )
     acquisition = None if known is None or settings.detection.scan_score == "paper" else known.acquisition
     paths, facts = measure_cohort(find_scans(healthy), progress, reader=reader)
-    if acquisition is not None and not acquisition.reads_remainder:
+    if acquisition is not None and not acquisition.is_whole:
         training = _scans_by_content(paths, facts, bundle.split["train"], where=healthy)
-        prepared = (prepare(reader(path), settings.preparation).slices_SHW for path in training)
-        acquisition = learn_acquisition(networks, prepared, len(training), progress)
+        prepared = [prepare(reader(path), settings.preparation).slices_SHW for path in training]
+        acquisition = learn_acquisition(networks, training, prepared, progress, reader=reader)
     calibration_scans = _scans_by_content(paths, facts, bundle.split["calibration"], where=healthy)
     gate = learn_gate(paths, facts, progress, reader=reader)
     calibration = calibrate(networks, calibration_scans, acquisition, progress, gate=gate, reader=reader)

@@ -18,8 +18,9 @@ from mendscan.detection.devices import choose_device
 from mendscan.detection.networks import Networks
 from mendscan.models.bundle import load_bundle, save_bundle
 from mendscan.progress import Progress, Silent
+from mendscan.training.acquiring import learn_acquisition
 from mendscan.training.budget import EpochEstimate, check_epochs, with_budget
-from mendscan.training.calibrating import calibrate, learn_acquisition
+from mendscan.training.calibrating import calibrate
 from mendscan.training.choosing import choose_detection
 from mendscan.training.gating import learn_gate
 from mendscan.training.metrics_log import MetricsLog, draw_curves
@@ -142,8 +143,9 @@ def _train(
     networks = train_networks(plan.settings, store, split, device, StageFolder(place.work, log, progress, place.stop))
     by_hash = dict(zip(hashes, paths, strict=True))
     plan, networks = _with_chosen(plan, networks, split, by_hash, reader, progress)
-    training_scans = (store.slices_NSHW[row] for row in store.rows(split.train))
-    acquisition = learn_acquisition(networks, training_scans, len(split.train), progress)
+    learnt_from = [by_hash[content] for content in split.train]
+    prepared = [store.slices_NSHW[row] for row in store.rows(split.train)]
+    acquisition = learn_acquisition(networks, learnt_from, prepared, progress, reader=reader)
     gate = learn_gate(paths, facts, progress, reader=reader)
     held_out = [by_hash[content] for content in split.calibration]
     calibration = calibrate(networks, held_out, acquisition, progress, gate=gate, reader=reader)

@@ -1,0 +1,111 @@
+"""Statistics of a scan's own voxels: noise, stripes and resampling, before the way to the model grid smooths them.
+
+Between the model grid's voxels a scan is interpolated, here more and there less, so that fine noise is weaker on it and
+differs more between healthy scans.  On its own voxels it does not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64
+from scipy.ndimage import gaussian_filter, uniform_filter
+
+from mendscan.cohort.preparing import foreground_threshold
+from mendscan.config import PreparationSettings
+from mendscan.shapes import VoxelsXYZ
+
+__all__ = ["OWN_GRID_STATISTICS", "own_grid_statistics"]
+
+_AXES = ("X", "Y", "Z")
+_LAGS = (1, 2, 3, 4)
+_SPREAD_QUANTILES = (0.02, 0.1, 0.3, 0.5)
+_WINDOW = 3
+"""Voxels along each side of the neighbourhoods whose spread is taken: the calmest of them show the noise."""
+_DETAIL_SIGMA = 1.0
+"""What a Gaussian of as many voxels takes away is detail."""
+_LONGEST_SIDE = 192
+"""Of a longer axis only the middle is read: whole-scan artefacts are there, too."""
+
+OWN_GRID_STATISTICS = (
+    *(f"{how} bend of own voxels along {axis}" for axis in _AXES for how in ("mean", "typical")),
+    *(f"{how} noise of own voxels" for how in ("typical", "strongest", "mean")),
+    *(f"spread of own voxels at {100 * q:g} %" for q in _SPREAD_QUANTILES),
+    *(f"likeness of own detail at lag {lag} along {axis}" for axis in _AXES for lag in _LAGS),
+)
+"""What each statistic measures, in words."""
+
+
+def own_grid_statistics(
+    voxels_XYZ: VoxelsXYZ, intensity_scale: float, settings: PreparationSettings
+) -> Float64[np.ndarray, " n"]:
+    """Return the statistics of a scan, in the order of `OWN_GRID_STATISTICS`; amounts as logarithms.
+
+    Args:
+        voxels_XYZ: The scan as it was taken.
+        intensity_scale: Its intensity per unit of prepared intensity.
+        settings: Of the preparation: where they know a background, it is left out.
+    """
+    middle = tuple(slice((n - m) // 2, (n + m) // 2) for n in voxels_XYZ.shape if (m := min(n, _LONGEST_SIDE)))
+    own_XYZ = voxels_XYZ[middle].astype(np.float32) / np.float32(intensity_scale)
+    inside_XYZ = np.ones(own_XYZ.shape, dtype=bool)
+    if settings.background_below:
+        inside_XYZ = own_XYZ > foreground_threshold(own_XYZ, settings.background_below)
+    found = [*_of_bends(own_XYZ, inside_XYZ), *_of_noise(own_XYZ, inside_XYZ), *_of_spread(own_XYZ, inside_XYZ)]
+    return np.array([*found, *_of_likeness(own_XYZ, inside_XYZ)], dtype=np.float64)
+
+
+def _of_bends(own_XYZ: Float32[np.ndarray, "X Y Z"], inside_XYZ: Bool[np.ndarray, "X Y Z"]) -> list[float]:
+    found = []
+    for axis in range(3):
+        bend = np.abs(_bent(own_XYZ, axis)[inside_XYZ])
+        found += [_log(_mean(np.square(bend)), 1e-4), _log(_quantile(bend, 0.5), 1e-3)]
+    return found
+
+
+def _of_noise(own_XYZ: Float32[np.ndarray, "X Y Z"], inside_XYZ: Bool[np.ndarray, "X Y Z"]) -> list[float]:
+    """Bend along all three axes at once: what no smooth anatomy has (Immerkær, 1996, in 3-D)."""
+    bent_XYZ = own_XYZ
+    for axis in range(3):
+        bent_XYZ = _bent(bent_XYZ, axis)
+    noise = np.abs(bent_XYZ[inside_XYZ])
+    typical, strongest = (_log(_quantile(noise, q), 1e-3) for q in (0.5, 0.99))
+    return [typical, strongest, _log(_mean(np.square(noise)), 1e-4)]
+
+
+def _of_spread(own_XYZ: Float32[np.ndarray, "X Y Z"], inside_XYZ: Bool[np.ndarray, "X Y Z"]) -> list[float]:
+    centred_XYZ = own_XYZ - own_XYZ.mean(dtype=np.float64).astype(np.float32)
+    mean_XYZ = uniform_filter(centred_XYZ, _WINDOW, mode="nearest")
+    square_XYZ = uniform_filter(np.square(centred_XYZ), _WINDOW, mode="nearest")
+    spread = np.sqrt(np.maximum(square_XYZ - np.square(mean_XYZ), 0.0))[inside_XYZ]
+    return [_log(_quantile(spread, q), 1e-3) for q in _SPREAD_QUANTILES]
+
+
+def _of_likeness(own_XYZ: Float32[np.ndarray, "X Y Z"], inside_XYZ: Bool[np.ndarray, "X Y Z"]) -> list[float]:
+    """How like itself the detail is a few voxels on: stripes repeat, interpolation binds neighbours."""
+    detail_XYZ = own_XYZ - gaussian_filter(own_XYZ, _DETAIL_SIGMA, mode="nearest")
+    detail_XYZ = np.where(inside_XYZ, detail_XYZ - np.float32(_mean(detail_XYZ[inside_XYZ])), np.float32(0.0))
+    power, found = _mean(np.square(detail_XYZ)) + 1e-12, []
+    for axis in range(3):
+        moved = np.moveaxis(detail_XYZ, axis, 0)
+        found += [_mean(moved[lag:] * moved[:-lag]) / power for lag in _LAGS]
+    return found
+
+
+def _bent(values_XYZ: Float32[np.ndarray, "X Y Z"], axis: int) -> Float32[np.ndarray, "X Y Z"]:
+    """Return how far each voxel is from the mean of its two neighbours, twice; 0 at both ends."""
+    moved = np.moveaxis(values_XYZ, axis, 0)
+    bent = np.zeros_like(moved)
+    bent[1:-1] = 2 * moved[1:-1] - moved[:-2] - moved[2:]
+    return np.moveaxis(bent, 0, axis)
+
+
+def _mean(values: Float32[np.ndarray, "..."]) -> float:
+    return float(values.mean(dtype=np.float64)) if values.size else 0.0
+
+
+def _quantile(values: Float32[np.ndarray, " n"], q: float) -> float:
+    return float(np.quantile(values, q)) if values.size else 0.0
+
+
+def _log(amount: float, floor: float) -> float:
+    return float(np.log(amount + floor))
