@@ -27,6 +27,7 @@ NOT_THE_PAPERS = {
     "detection.nll_level": "for the standardised map only",
     "detection.texture_sigma": "for the standardised map only",
     "detection.discriminator_sigma": "for the standardised map only",
+    "detection.voxel_aspect_SHW": "for the standardised map only",
     "detection.calibration_restorations": "calibration of the map, which the paper has not",
     "detection.scan_top_share": "for the score in parts only",
     "detection.threshold_quantile": "calibration of the map, which the paper has not",

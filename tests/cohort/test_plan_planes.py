@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from cohort.test_planning import CROP, HEAD, cohort, decision, plan_of
+from mendscan.cohort.decision import SET_BY_USER, Decision
 from mendscan.cohort.plan_planes import with_two_planes
-from mendscan.cohort.planning import SET_BY_USER, Decision, Plan, plan_preset
+from mendscan.cohort.planning import Plan, plan_preset
 from mendscan.config import override
 
 THICK = {"shape": (180, 220, 37), "spacing_mm": (1.0, 1.0, 5.0)}

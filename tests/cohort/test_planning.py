@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cohort.conftest import as_volume, structured_scan
+from mendscan.cohort.decision import Decision
 from mendscan.cohort.fingerprint import Fingerprint, ScanFacts, fingerprint, scan_facts
-from mendscan.cohort.planning import VOXEL_BUDGET, Decision, Plan, plan_auto, plan_preset
+from mendscan.cohort.planning import VOXEL_BUDGET, Plan, plan_auto, plan_preset
 from mendscan.cohort.preparing import prepare
-from mendscan.config import PRESETS, override, parse_settings
+from mendscan.config import PRESETS, DetectionSettings, override, parse_settings
+from mendscan.detection.evidence import KINDS
 from mendscan.errors import CohortError
 from mendscan.volumes import volume_from_array
 
@@ -227,6 +229,24 @@ def test_anisotropic_scans_are_cut_along_the_coarse_axis(
     assert plan.settings.slice_axis == axis
     assert "4 mm against 1 mm" in decision(plan, "preparation.slice_axis").reason
     assert plan.settings.augmentation.flip == (side_mm == 240 and axis != "X")
+
+
+@pytest.mark.parametrize(("axis", "thick"), [("Z", 5.0), ("X", 4.0)])
+@pytest.mark.parametrize("shape", [(40, 40, 40), (104, 104, 104)], ids=["region", "whole"])
+def test_smoothing_is_as_wide_in_mm_along_thick_slices(axis: str, thick: float, shape: tuple[int, ...]) -> None:
+    spacing_mm = tuple(thick if each == axis else 1.0 for each in "XYZ")
+    plan = plan_of(shape=tuple(round(n / mm) for n, mm in zip(shape, spacing_mm, strict=True)), spacing_mm=spacing_mm)
+    detection, grid = plan.settings.detection, plan.settings.preparation
+    mm_XYZ = grid.spacing_mm or np.divide(plan.fingerprint.extent_median_mm, grid.shape_XYZ)
+    sigma_mm = [s * mm_XYZ["XYZ".index(each)] for s, each in zip(nll_sigma(detection), grid.axes_SHW, strict=True)]
+    np.testing.assert_allclose(sigma_mm, min(mm_XYZ) * detection.nll_sigma, rtol=0.02)
+    assert nll_sigma(detection)[0] < 0.6 * detection.nll_sigma
+    assert f"{sigma_mm[0]:.1f} mm" in decision(plan, "detection.nll_sigma").reason
+    assert nll_sigma(plan_of(**CROP).settings.detection) == (2.0, 2.0, 2.0)
+
+
+def nll_sigma(detection: DetectionSettings) -> tuple[float, float, float]:
+    return KINDS["nll"].sigma_SHW(detection)
 
 
 @pytest.mark.parametrize(("coarse", "axis"), [(1.49, "Z"), (1.5, "X")])

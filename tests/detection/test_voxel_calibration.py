@@ -123,6 +123,18 @@ def test_the_standardised_map_is_its_formula() -> None:
     np.testing.assert_allclose(voxels.map_of(new, STANDARDISED), combined / (combined + voxels.scale), rtol=1e-5)
 
 
+def test_smoothing_is_narrower_in_voxels_along_an_axis_where_they_are_longer() -> None:
+    thick = STANDARDISED.model_copy(update={"evidence": ("nll",), "voxel_aspect_SHW": (3.0, 1.0, 1.0)})
+    evidence, new = healthy_evidence(6), healthy_evidence(1, seed=5)[0]
+    voxels = calibrate_voxels(evidence, thick)
+    nll = HealthyReference.fit(np.stack([e.nll_SHW for e in evidence]), sigma_voxels=(0.5, 1.5, 1.5))
+    expected = voxels.kinds["nll"].tail(nll.standardised(new.nll_SHW))
+    np.testing.assert_allclose(voxels.nats_of(new), expected, rtol=1e-5)
+    again = VoxelCalibration.from_json(voxels.to_json(), voxels.arrays(), thick)
+    np.testing.assert_array_equal(again.nats_of(new), voxels.nats_of(new))
+    assert np.abs(calibrate_voxels(evidence, STANDARDISED).nats_of(new) - voxels.nats_of(new)).max() > 0.1
+
+
 def test_the_healthy_threshold_is_one_half_and_a_quantile_of_scans_that_were_left_out() -> None:
     evidence = healthy_evidence(6)
     voxels = calibrate_voxels(evidence, STANDARDISED)

@@ -38,7 +38,7 @@ def test_enough_steps_are_shared_out_to_two_planes() -> None:
     assert planned(TWO_PLANES_FROM - 1).preparation.planes == 1
 
 
-@pytest.mark.parametrize("one", [3_000, 8_200, 20_000])
+@pytest.mark.parametrize("one", [3_000, TWO_PLANES_FROM + 200, 20_000])
 def test_the_steps_of_a_time_repeat_its_plan(monkeypatch: pytest.MonkeyPatch, one: int) -> None:
     """A plan of one plane fits more steps into the same time; so many, asked for, must not make it two."""
     monkeypatch.setattr(

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from mendscan.cohort.decision import Decision
 from mendscan.cohort.fingerprint import BACKGROUND, Fingerprint
+from mendscan.cohort.plan_detection import ANISOTROPIC, auto_detection
 from mendscan.cohort.preparing import INTENSITY_CLIP
 from mendscan.config import (
     PRESETS,
     AugmentationSettings,
     CodebookSettings,
-    DetectionSettings,
     DiscriminatorSettings,
     PreparationSettings,
     PriorSettings,
@@ -25,32 +26,19 @@ from mendscan.config import (
     VqvaeSettings,
 )
 
-__all__ = ["ANISOTROPIC", "SET_BY_USER", "Decision", "Plan", "plan_auto", "plan_preset"]
+__all__ = ["Plan", "plan_auto", "plan_preset"]
 
-SET_BY_USER = "set by the user"
-"""The reason of such a decision; what it names is not chosen otherwise."""
 Axis = Literal["X", "Y", "Z"]
 _AXES: tuple[Axis, Axis, Axis] = ("X", "Y", "Z")
 
 REGION_MM = 100.0
 """Scans whose largest side is shorter show one region, cropped; longer ones show a whole head or body."""
-ANISOTROPIC = 1.5
-"""The coarsest axis is the slice axis when it is coarser than the finest by this factor."""
 VOXEL_BUDGET = 150_000
 """Voxels of the model grid at most: what two CPU cores can train on and score within minutes."""
 PIXELS_PER_STEP = 125_000
 """Slice pixels in one training batch: about 0.2 s a step on two CPU cores."""
 VOXELS_PER_STEP = 250_000
 """Voxels in one batch of the discriminator: about as long a step."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One choice of the plan."""
-
-    setting: str
-    value: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -102,6 +90,8 @@ def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False)
     batch = int(np.clip(PIXELS_PER_STEP // (height * width), 8, 64))
     scans = int(np.clip(round(VOXELS_PER_STEP / np.prod(preparation.shape_XYZ)), 1, 8))
     flip = not region and axis != "X"
+    voxel_mm = preparation.spacing_mm or np.divide(cohort.extent_median_mm, preparation.shape_XYZ)
+    detection, detection_decisions = auto_detection([voxel_mm["XYZ".index(each)] for each in preparation.axes_SHW])
     settings = Settings(
         preset="auto",
         preparation=preparation,
@@ -113,7 +103,7 @@ def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False)
         training=_AUTO_TRAINING.model_copy(
             update={"batch_slices": batch, "precision": "bfloat16" if bfloat16_is_fast else "float32"}
         ),
-        detection=_AUTO_DETECTION,
+        detection=detection,
         seed=seed,
     )
     decisions = (
@@ -121,6 +111,8 @@ def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False)
         axis_decision,
         *intensity_decisions,
         *_network_decisions(settings),
+        *detection_decisions,
+        *_training_decisions(settings.training),
         Decision("augmentation.flip", str(flip).lower(), _flip_reason(region, axis)),
     )
     return Plan(cohort, decisions, settings)
@@ -167,18 +159,6 @@ _AUTO_TRAINING = TrainingSettings(
     vqvae_share=0.4,
     prior_views=4,
     choose_detection=True,
-)
-
-
-_AUTO_DETECTION = DetectionSettings(
-    voxel_map="standardised",
-    evidence=("nll", "discriminator"),
-    restored_scan="soft",
-    scan_score="parts",
-    nll_sigma=2.0,
-    nll_shifts=5,
-    nll_level="scan",
-    calibration_restorations=3,
 )
 
 
@@ -302,23 +282,6 @@ def _network_decisions(settings: Settings) -> list[Decision]:
             "discriminator",
             f"{_times(settings.discriminator.channels)} channels, {settings.discriminator.batch_scans} scans a step",
             f"learns from self-made faults in healthy scans; about {VOXELS_PER_STEP:,} voxels a step, 8 scans at most",
-        ),
-        *_detection_decisions(settings.detection),
-        *_training_decisions(settings.training),
-    ]
-
-
-def _detection_decisions(detection: DetectionSettings) -> list[Decision]:
-    return [
-        Decision(
-            "detection.evidence",
-            ", ".join(detection.evidence),
-            "of all combinations the best on anomalies kept for choosing, in validation scans",
-        ),
-        Decision(
-            "detection.restored_scan",
-            detection.restored_scan,
-            "the map needs none; a soft one is as near to healthy as a few samples, in a fraction of the time",
         ),
     ]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mendscan.config.fields import Amount, Fraction, Frozen, Percentile, Positive
+from mendscan.config.fields import Amount, Fraction, Frozen, Percentile, Positive, Size
 
 __all__ = ["DetectionSettings"]
 
@@ -53,6 +53,9 @@ class DetectionSettings(Frozen):
     """The same for texture."""
     discriminator_sigma: Amount = 0.7
     """The same for the discriminator's logit, which is not standardised: it was trained against what is usual."""
+    voxel_aspect_SHW: tuple[Size, Size, Size] = (1.0, 1.0, 1.0)
+    """Length of a voxel of the model grid along slices, rows and columns, the shortest 1: every Gaussian before maps
+    are standardised is as wide in mm along all axes, and its σ counts voxels along the shortest."""
     calibration_restorations: Positive = 5
     """Restorations per calibration scan; their residual's statistics hardly depend on it."""
     scan_score: Literal["paper", "parts"] = "paper"

@@ -55,6 +55,12 @@ class PreparationSettings(Frozen):
     scored_slices: Positive | None = None
     """Evenly spaced slices scored per scan (the paper: 32); None scores every slice."""
 
+    @property
+    def axes_SHW(self) -> str:
+        """The axes of a prepared scan in the order of its array: the slice axis first."""
+        first, second = (axis for axis in "XYZ" if axis != self.slice_axis)
+        return self.slice_axis + (second + first if self.slice_view == "image" else first + second)
+
 
 class AugmentationSettings(Frozen):
     """Random changes of training slices; each is a full range or a probability.  The original's values by default."""

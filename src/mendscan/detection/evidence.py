@@ -56,7 +56,7 @@ class EvidenceKind:
 
     Attributes:
         channels: What it makes of a scan; higher = more anomalous, or only other if it is two-sided.
-        sigma: The smoothing of each channel before it is standardised, in voxels of the model grid.
+        sigma: The smoothing of each channel before it is standardised, in voxels along the model grid's finest axis.
         n_channels: How many channels.
         two_sided: Whether less than usual is as suspicious as more.
         relative: Whether it says already how far a voxel is from what is usual at its place; if not, healthy scans do.
@@ -69,6 +69,11 @@ class EvidenceKind:
     two_sided: bool = False
     relative: bool = False
     levelled: Callable[[DetectionSettings], bool] = lambda _: False
+
+    def sigma_SHW(self, settings: DetectionSettings) -> tuple[float, float, float]:
+        """Return the smoothing along slices, rows and columns, in voxels: as wide in mm along all of them."""
+        along_s, along_h, along_w = (self.sigma(settings) / length for length in settings.voxel_aspect_SHW)
+        return along_s, along_h, along_w
 
     def excess(
         self, standardised_CSHW: Channels, scored_SHW: Bool[np.ndarray, "S H W"], settings: DetectionSettings

@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 __all__ = [
     "SPREAD_FLOOR",
     "HealthyReference",
+    "Sigma",
     "check_several",
     "floored",
     "leave_one_out",
@@ -21,6 +22,9 @@ __all__ = [
     "smoothed",
     "to_unit_interval",
 ]
+
+Sigma = float | tuple[float, float, float]
+"""Width of a Gaussian in voxels, along all axes or along each."""
 
 SPREAD_FLOOR = 0.5
 """The smallest spread a position may have, as a share of the grid's root mean square spread.
@@ -41,16 +45,16 @@ class HealthyReference:
     Args:
         mean_SHW: The healthy mean of the smoothed maps, in map units.
         spread_SHW: Their standard deviation, > 0.
-        sigma_voxels: The width of the Gaussian, in voxels of the model grid.
+        sigma_voxels: The width of the Gaussian, in voxels of the model grid, along all axes or along each.
     """
 
     mean_SHW: Float32[np.ndarray, "S H W"]
     spread_SHW: Float32[np.ndarray, "S H W"]
-    sigma_voxels: float
+    sigma_voxels: Sigma
 
     @classmethod
     def fit(
-        cls, maps_NSHW: Float32[np.ndarray, "N S H W"], *, sigma_voxels: float, spread_floor: float = SPREAD_FLOOR
+        cls, maps_NSHW: Float32[np.ndarray, "N S H W"], *, sigma_voxels: Sigma, spread_floor: float = SPREAD_FLOOR
     ) -> HealthyReference:
         """Learn mean and spread per position from the maps of healthy scans.
 
@@ -68,7 +72,7 @@ class HealthyReference:
         return cls._of_smoothed(*mean_and_spread(_smoothed_each(maps_NSHW, sigma_voxels)), sigma_voxels, spread_floor)
 
     @classmethod
-    def unchanged(cls, *, sigma_voxels: float) -> HealthyReference:
+    def unchanged(cls, *, sigma_voxels: Sigma) -> HealthyReference:
         """Return a reference that only smooths, for maps that are relative to what is usual already."""
         return cls(np.zeros((1, 1, 1), np.float32), np.ones((1, 1, 1), np.float32), sigma_voxels)
 
@@ -77,7 +81,7 @@ class HealthyReference:
         cls,
         mean_SHW: Float32[np.ndarray, "S H W"],
         spread_SHW: Float32[np.ndarray, "S H W"],
-        sigma_voxels: float,
+        sigma_voxels: Sigma,
         spread_floor: float,
     ) -> HealthyReference:
         spread_SHW = floored(smoothed(spread_SHW, sigma_voxels), spread_floor)
@@ -88,7 +92,7 @@ class HealthyReference:
         return (smoothed(map_SHW, self.sigma_voxels) - self.mean_SHW) / self.spread_SHW
 
 
-def leave_one_out(maps_NSHW: Float32[np.ndarray, "N S H W"], *, sigma_voxels: float) -> Float32[np.ndarray, "N S H W"]:
+def leave_one_out(maps_NSHW: Float32[np.ndarray, "N S H W"], *, sigma_voxels: Sigma) -> Float32[np.ndarray, "N S H W"]:
     """Standardise each healthy map by all the others, as a new scan would be.
 
     Args:
@@ -174,17 +178,17 @@ def floored(spread_SHW: Float32[np.ndarray, "S H W"], spread_floor: float) -> Fl
     return np.maximum(spread_SHW, floor)
 
 
-def smoothed(map_SHW: Float32[np.ndarray, "S H W"], sigma_voxels: float) -> Float32[np.ndarray, "S H W"]:
+def smoothed(map_SHW: Float32[np.ndarray, "S H W"], sigma_voxels: Sigma) -> Float32[np.ndarray, "S H W"]:
     """Return the map smoothed by a Gaussian; beyond the border the edge goes on.
 
     Raises:
         ValueError: If `sigma_voxels` is negative or not finite.
     """
-    if not 0 <= sigma_voxels < np.inf:
+    if not all(0 <= sigma < np.inf for sigma in np.atleast_1d(sigma_voxels)):
         raise ValueError(f"found sigma_voxels={sigma_voxels}; expected a number of voxels, 0 or more")
     return gaussian_filter(map_SHW, sigma_voxels, mode="nearest")
 
 
-def _smoothed_each(maps_NSHW: Float32[np.ndarray, "N S H W"], sigma_voxels: float) -> Float32[np.ndarray, "N S H W"]:
+def _smoothed_each(maps_NSHW: Float32[np.ndarray, "N S H W"], sigma_voxels: Sigma) -> Float32[np.ndarray, "N S H W"]:
     check_several(maps_NSHW)
     return np.stack([smoothed(map_SHW, sigma_voxels) for map_SHW in maps_NSHW])

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float32
 from mendscan.config import DetectionSettings
 from mendscan.detection.evidence import KINDS, Channels, Evidence
 from mendscan.detection.scoring import pooled_residual, unclipped_residual
-from mendscan.detection.standardising import HealthyReference, leave_one_out, to_unit_interval
+from mendscan.detection.standardising import HealthyReference, Sigma, leave_one_out, to_unit_interval
 from mendscan.shapes import MapSHW
 
 __all__ = [
@@ -189,7 +189,7 @@ class VoxelCalibration:
         kinds = {}
         for name, kind in KINDS.items():
             if (table := values.get(f"{name}_tail")) is not None:
-                sigma = kind.sigma(settings)
+                sigma = kind.sigma_SHW(settings)
                 references = tuple(
                     HealthyReference.unchanged(sigma_voxels=sigma)
                     if kind.relative
@@ -211,7 +211,7 @@ def calibrate_voxels(evidence: Sequence[Evidence], settings: DetectionSettings) 
     kinds: dict[str, HealthyKind] = {}
     nats = []
     for name in (name for name in KINDS if name in settings.evidence):
-        kind, sigma = KINDS[name], KINDS[name].sigma(settings)
+        kind, sigma = KINDS[name], KINDS[name].sigma_SHW(settings)
         maps_CNSHW = _channels_of(name, evidence)
         references = tuple(_reference(name, maps_NSHW, sigma) for maps_NSHW in maps_CNSHW)
         # A scan that helped to set the mean and spread looks more usual than a new one; leaving it out undoes that.
@@ -261,14 +261,14 @@ def _channels_of(name: str, evidence: Sequence[Evidence]) -> Float32[np.ndarray,
     return np.stack([KINDS[name].channels(each) for each in evidence], axis=1)
 
 
-def _reference(name: str, maps_NSHW: Float32[np.ndarray, "N S H W"], sigma: float) -> HealthyReference:
+def _reference(name: str, maps_NSHW: Float32[np.ndarray, "N S H W"], sigma: Sigma) -> HealthyReference:
     if KINDS[name].relative:
         return HealthyReference.unchanged(sigma_voxels=sigma)
     return HealthyReference.fit(maps_NSHW, sigma_voxels=sigma)
 
 
 def _left_out(
-    name: str, maps_CNSHW: Float32[np.ndarray, "C N S H W"], sigma: float
+    name: str, maps_CNSHW: Float32[np.ndarray, "C N S H W"], sigma: Sigma
 ) -> Float32[np.ndarray, "C N S H W"]:
     """Standardise each healthy map as if it were new; one that is relative already has nothing to leave out."""
     if KINDS[name].relative:

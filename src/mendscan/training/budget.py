@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from mendscan.cohort.decision import Decision
 from mendscan.cohort.plan_planes import TWO_PLANES_FROM, with_two_planes
-from mendscan.cohort.planning import Decision, Plan
+from mendscan.cohort.planning import Plan
 from mendscan.config import Settings, override
 from mendscan.errors import SettingsError
 from mendscan.progress import Progress

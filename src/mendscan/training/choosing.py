@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from mendscan.cohort.planning import Decision
+from mendscan.cohort.decision import Decision
 from mendscan.cohort.preparing import prepare
 from mendscan.cohort.selection_cases import with_selection_anomalies
 from mendscan.config import DetectionSettings

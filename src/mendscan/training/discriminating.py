@@ -60,7 +60,7 @@ class ScanData:
         if torch.rand((), generator=generator) < settings.discriminator.deformed:
             scan_SHW = deformed(scan_SHW, generator=generator)
         if settings.augmentation.flip and torch.rand((), generator=generator) < 0.5:
-            scan_SHW = scan_SHW.flip(_axes(settings).index("X"))
+            scan_SHW = scan_SHW.flip(settings.preparation.axes_SHW.index("X"))
         below = settings.preparation.background_below
         inside = torch.ones_like(scan_SHW, dtype=torch.bool)
         if below:
@@ -148,17 +148,10 @@ def _soft_dice(probability_BSHW: Tensor, label_BSHW: Tensor) -> Float[Tensor, " 
     return (2 * both + _DICE_SMOOTHING) / (either + _DICE_SMOOTHING)
 
 
-def _axes(settings: Settings) -> str:
-    """Return the axes of a scan in the order of its array: the slice axis first."""
-    first, second = (axis for axis in "XYZ" if axis != settings.slice_axis)
-    in_plane = second + first if settings.preparation.slice_view == "image" else first + second
-    return settings.slice_axis + in_plane
-
-
 def _aspect(settings: Settings) -> tuple[float, float, float]:
     """Return the size of a model grid voxel along each axis, the finest 1; unknown on a stretched grid, and even."""
     spacing = settings.preparation.spacing_mm
     if spacing is None:
         return 1.0, 1.0, 1.0
-    s, h, w = (spacing["XYZ".index(axis)] / min(spacing) for axis in _axes(settings))
+    s, h, w = (spacing["XYZ".index(axis)] / min(spacing) for axis in settings.preparation.axes_SHW)
     return s, h, w

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mendscan.cohort.planning import Decision
+from mendscan.cohort.decision import Decision
 
 __all__ = ["imported_card"]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from mendscan.cohort.decision import Decision
 from mendscan.cohort.fingerprint import Fingerprint, fingerprint
-from mendscan.cohort.planning import Decision
 from mendscan.cohort.preparing import evenly_spaced, prepare
 from mendscan.cohort.store import Split, measure_cohort
 from mendscan.config import PRESETS, Settings, override

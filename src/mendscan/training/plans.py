@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from mendscan.cohort.decision import SET_BY_USER, Decision
 from mendscan.cohort.fingerprint import ScanFacts, fingerprint
-from mendscan.cohort.planning import SET_BY_USER, Decision, Plan, plan_auto, plan_preset
+from mendscan.cohort.planning import Plan, plan_auto, plan_preset
 from mendscan.config import override, parse_settings
 from mendscan.detection.devices import bfloat16_is_fast
 from mendscan.errors import CohortError, SettingsError

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from mendscan.cohort.decision import SET_BY_USER
 from mendscan.cohort.fingerprint import ScanFacts
-from mendscan.cohort.planning import SET_BY_USER, Plan
+from mendscan.cohort.planning import Plan
 from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort, split_by_content
 from mendscan.detection.calibration import Calibration
 from mendscan.detection.devices import choose_device
