@@ -9,7 +9,6 @@ import torch
 from cohort.conftest import as_volume, structured_scan
 from mendscan.cohort.preparing import prepare
 from mendscan.config import PRESETS, PreparationSettings, Settings, override
-from mendscan.training.discriminating import _axes
 from mendscan.training.stages import SliceData
 from mendscan.volumes import Volume
 
@@ -61,7 +60,7 @@ def test_settings_know_the_shape_and_where_right_and_left_are(axis: str, flip: i
     assert settings.slice_shape == tuple(reversed(others))
     assert settings.latent_shape == tuple(n // 16 for n in reversed(others))
     assert slice_data(settings)._flip_axis == flip
-    assert _axes(settings) == axis + "".join(name for name in "ZYX" if name != axis)
+    assert settings.preparation.axes_SHW == axis + "".join(name for name in "ZYX" if name != axis)
 
 
 def slice_data(settings: Settings) -> SliceData:
