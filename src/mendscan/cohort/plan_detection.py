@@ -43,7 +43,7 @@ def auto_detection(voxel_mm_SHW: Sequence[float]) -> tuple[DetectionSettings, li
         Decision(
             "detection.nll_sigma",
             f"{detection.nll_sigma:g}",
-            f"{detection.nll_sigma * finest:.1f} mm here: half a code, which is what it can place",
+            f"{detection.nll_sigma * finest:.1f} mm here, half the width of a code",
         ),
         Decision(
             "detection.restored_scan",

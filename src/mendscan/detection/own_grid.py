@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
-from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.ndimage import binary_erosion, gaussian_filter, uniform_filter
 
 from mendscan.cohort.preparing import foreground_threshold
 from mendscan.config import PreparationSettings
@@ -45,13 +45,19 @@ def own_grid_statistics(
         intensity_scale: Its intensity per unit of prepared intensity.
         settings: Of the preparation: where they know a background, it is left out.
     """
-    middle = tuple(slice((n - m) // 2, (n + m) // 2) for n in voxels_XYZ.shape if (m := min(n, _LONGEST_SIDE)))
-    own_XYZ = voxels_XYZ[middle].astype(np.float32) / np.float32(intensity_scale)
+    own_XYZ = voxels_XYZ[tuple(map(_middle, voxels_XYZ.shape))] / np.float32(intensity_scale)
     inside_XYZ = np.ones(own_XYZ.shape, dtype=bool)
     if settings.background_below:
-        inside_XYZ = own_XYZ > foreground_threshold(own_XYZ, settings.background_below)
+        # Without its rim: what is computed from neighbours would be of the outline.
+        foreground_XYZ = own_XYZ > foreground_threshold(own_XYZ, settings.background_below)
+        inside_XYZ = binary_erosion(foreground_XYZ, np.ones((_WINDOW,) * 3), border_value=1)
     found = [*_of_bends(own_XYZ, inside_XYZ), *_of_noise(own_XYZ, inside_XYZ), *_of_spread(own_XYZ, inside_XYZ)]
     return np.array([*found, *_of_likeness(own_XYZ, inside_XYZ)], dtype=np.float64)
+
+
+def _middle(n: int) -> slice:
+    beyond = max(0, n - _LONGEST_SIDE)
+    return slice(beyond // 2, n - (beyond + 1) // 2)
 
 
 def _of_bends(own_XYZ: Float32[np.ndarray, "X Y Z"], inside_XYZ: Bool[np.ndarray, "X Y Z"]) -> list[float]:
