@@ -37,10 +37,10 @@ from mendscan.detection.detector import map_and_findings
 from mendscan.detection.encoded_scan import EncodedScan, scan_generator
 from mendscan.detection.evidence import KINDS, Evidence
 from mendscan.detection.networks import Networks
-from mendscan.detection.own_grid import own_grid_statistics
 from mendscan.detection.restoration import draw_uniforms
 from mendscan.detection.scan_score import ScanCalibration, top_mean
 from mendscan.detection.standardising import HealthyReference, leave_one_out, to_unit_interval
+from mendscan.detection.taken import as_taken
 from mendscan.detection.voxel_calibration import TailTable, calibrate_voxels, left_out_nats
 from mendscan.evaluation.bootstrap import Difference
 from mendscan.evaluation.folders import compare, evaluate_folder
@@ -376,9 +376,7 @@ class Ablation:
 
     def distance(self, acquisition: AcquisitionReference, seen: Seen) -> float:
         """How far from the training scans a scan was taken."""
-        slices_SHW, settings = seen.prepared.slices_SHW, self.networks.settings.preparation
-        own = own_grid_statistics(seen.volume.voxels_XYZ, seen.prepared.intensity_scale, settings)
-        return acquisition.length(acquisition.standardised(slices_SHW, self.networks.reconstructed(slices_SHW), own))
+        return acquisition.length(as_taken(seen.volume, seen.prepared, self.networks, acquisition))
 
     @property
     def both(self) -> tuple[list[Seen], list[Seen]]:

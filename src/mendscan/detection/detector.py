@@ -20,9 +20,9 @@ from mendscan.detection.devices import choose_device, one_thread
 from mendscan.detection.encoded_scan import EncodedScan
 from mendscan.detection.evidence import Evidence
 from mendscan.detection.networks import Networks, Precision, RestoredScan
-from mendscan.detection.own_grid import own_grid_statistics
 from mendscan.detection.restoration import Schedule
 from mendscan.detection.scan_score import ScanScore
+from mendscan.detection.taken import as_taken
 from mendscan.detection.voxel_calibration import paper_map
 from mendscan.errors import SettingsError, UnfitScanError
 from mendscan.models.bundle import load_bundle
@@ -249,11 +249,7 @@ class Detector:
         if nats_SHW is None or self.calibration.scan is None:
             score = encoded.score(self.calibration.thresholds.score)
             return ScanScore(score, self.calibration.p_value(score), {}, {})
-        taken = self.calibration.scan.acquisition.standardised(
-            prepared.slices_SHW,
-            self.networks.reconstructed(prepared.slices_SHW),
-            own_grid_statistics(volume.voxels_XYZ, prepared.intensity_scale, self.settings.preparation),
-        )
+        taken = as_taken(volume, prepared, self.networks, self.calibration.scan.acquisition)
         return self.calibration.scan_score(nats_SHW, encoded.foreground_SHW, taken, self.settings.detection)
 
     def _map(self, evidence: Evidence, nats_SHW: MapSHW | None) -> MapSHW:

@@ -23,8 +23,8 @@ from mendscan.detection.encoded_scan import EncodedScan
 from mendscan.detection.evidence import Evidence
 from mendscan.detection.gate import AcquisitionGate
 from mendscan.detection.networks import Networks
-from mendscan.detection.own_grid import own_grid_statistics
 from mendscan.detection.scan_score import ScanCalibration, top_mean
+from mendscan.detection.taken import as_taken
 from mendscan.detection.voxel_calibration import (
     VoxelCalibration,
     calibrate_voxels,
@@ -78,9 +78,7 @@ def calibrate(
             prepared = prepare(volume, networks.settings.preparation)
             encoded.append(networks.encode(prepared))
             if acquisition is not None:
-                remade_SHW = networks.reconstructed(prepared.slices_SHW)
-                own = own_grid_statistics(volume.voxels_XYZ, prepared.intensity_scale, networks.settings.preparation)
-                distances.append(acquisition.length(acquisition.standardised(prepared.slices_SHW, remade_SHW, own)))
+                distances.append(acquisition.length(as_taken(volume, prepared, networks, acquisition)))
             progress.advance()
     thresholds = CodeThresholds.of(np.concatenate([scan.nll_Shw.numpy().ravel() for scan in encoded]), settings)
     scores = sorted(scan.score(thresholds.score) for scan in encoded)
