@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -71,6 +72,21 @@ def test_the_standardised_map_is_smoothed_and_standardised_by_the_calibration_sc
     found = standardise(pca, cohort).baseline
     assert found.name == "pca-standardised"
     np.testing.assert_allclose(found.residual(new_scan(blob=1.0)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_where_voxels_are_long_the_smoothing_is_as_wide_in_mm_along_all_axes(pca, cohort, new_scan, tmp_path):
+    detection = cohort.settings.detection.model_copy(update={"voxel_aspect_SHW": (4.0, 1.0, 1.0)})
+    thick = replace(cohort, settings=cohort.settings.model_copy(update={"detection": detection}))
+    reference = HealthyReference.fit(healthy_maps(pca, cohort), sigma_voxels=(0.5, 2.0, 2.0))
+    raw = pca.residual(new_scan(blob=1.0))
+    expected = (smoothed(raw, (0.5, 2.0, 2.0)) - reference.mean_SHW) / reference.spread_SHW
+    found = standardise(pca, thick)
+    np.testing.assert_allclose(found.baseline.residual(new_scan(blob=1.0)), expected, rtol=1e-5, atol=1e-5)
+    save_calibrated(tmp_path / "thick", found)
+    loaded = load_calibrated(tmp_path / "thick", device="cpu")
+    np.testing.assert_array_equal(
+        loaded.baseline.residual(new_scan(blob=1.0)), found.baseline.residual(new_scan(blob=1.0))
+    )
 
 
 def test_the_standardised_score_is_the_mean_of_the_top_percent(pca, cohort):

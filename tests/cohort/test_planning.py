@@ -18,7 +18,6 @@ from mendscan.cohort.fingerprint import Fingerprint, ScanFacts, fingerprint, sca
 from mendscan.cohort.planning import VOXEL_BUDGET, Plan, plan_auto, plan_preset
 from mendscan.cohort.preparing import prepare
 from mendscan.config import PRESETS, DetectionSettings, override, parse_settings
-from mendscan.detection.evidence import KINDS
 from mendscan.errors import CohortError
 from mendscan.volumes import volume_from_array
 
@@ -246,7 +245,7 @@ def test_smoothing_is_as_wide_in_mm_along_thick_slices(axis: str, thick: float, 
 
 
 def nll_sigma(detection: DetectionSettings) -> tuple[float, float, float]:
-    return KINDS["nll"].sigma_SHW(detection)
+    return detection.along_axes(detection.nll_sigma)
 
 
 @pytest.mark.parametrize(("coarse", "axis"), [(1.49, "Z"), (1.5, "X")])

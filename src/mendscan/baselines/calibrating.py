@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from mendscan.baselines.healthy import HealthyCohort
 from mendscan.cohort.preparing import Prepared
 from mendscan.config import Settings
 from mendscan.detection.conformal import conformal_p_value
-from mendscan.detection.standardising import HealthyReference, leave_one_out, to_unit_interval
+from mendscan.detection.standardising import HealthyReference, Sigma, leave_one_out, to_unit_interval
 from mendscan.shapes import SlicesSHW
 
 __all__ = [
@@ -33,7 +33,8 @@ MAP_THRESHOLD = 0.5
 """The healthy threshold of every calibrated map: `HEALTHY_QUANTILE` of the scored healthy voxels lie below."""
 HEALTHY_QUANTILE = 0.995
 SMOOTHING_VOXELS = 2.0
-"""Gaussian smoothing of standardised baselines, in voxels of the model grid: as for the model's own residual."""
+"""Gaussian smoothing of standardised baselines, in voxels along the model grid's finest axis: as for the model's own
+residual, and like it as wide in mm along all axes."""
 TOP_SHARE = 0.01
 """The scan score of a standardised baseline is the mean of this share of its voxels, the most anomalous ones."""
 _USUALLY = 0.1
@@ -95,7 +96,7 @@ class StandardisedBaseline(Baseline):
         own = {name.removeprefix("inner."): t for name, t in tensors.items() if name.startswith("inner.")}
         inner = BASELINES[facts["inner"]].of_saved(settings, facts["inner_facts"], own, device=device)
         mean_SHW, spread_SHW = (tensors[name].numpy() for name in ("healthy_mean", "healthy_spread"))
-        return cls(inner, HealthyReference(mean_SHW, spread_SHW, float(facts["sigma_voxels"])))
+        return cls(inner, HealthyReference(mean_SHW, spread_SHW, _as_sigma(facts["sigma_voxels"])))
 
 
 class ScoredScan(NamedTuple):
@@ -153,11 +154,12 @@ def standardise(baseline: Baseline, cohort: HealthyCohort, *, smoothing_voxels: 
     Args:
         baseline: A fitted baseline.
         cohort: The healthy scans; at least two are for calibration.
-        smoothing_voxels: Width of the Gaussian, in voxels of the model grid.
+        smoothing_voxels: Width of the Gaussian, in voxels along the model grid's finest axis.
     """
+    sigma = cohort.settings.detection.along_axes(smoothing_voxels)
     maps_NSHW, foreground_NSHW = _healthy_maps(baseline, cohort.calibration())
-    reference = HealthyReference.fit(maps_NSHW, sigma_voxels=smoothing_voxels)
-    others_NSHW = leave_one_out(maps_NSHW, sigma_voxels=smoothing_voxels)
+    reference = HealthyReference.fit(maps_NSHW, sigma_voxels=sigma)
+    others_NSHW = leave_one_out(maps_NSHW, sigma_voxels=sigma)
     return _calibrated(StandardisedBaseline(baseline, reference), cohort.settings, others_NSHW, foreground_NSHW)
 
 
@@ -186,6 +188,14 @@ def _scored(
 ) -> Bool[np.ndarray, "*N S H W"]:
     """Return where a scan is scored: where it shows something, or healthy scans usually do (it may be missing here)."""
     return foreground | (usual_SHW >= _USUALLY)
+
+
+def _as_sigma(saved: float | Sequence[float]) -> Sigma:
+    """Return a saved smoothing: one number, as baselines had before, or one for each axis."""
+    if isinstance(saved, int | float):
+        return float(saved)
+    along_s, along_h, along_w = map(float, saved)
+    return along_s, along_h, along_w
 
 
 def _top_mean(values: Float32[np.ndarray, " n"]) -> float:

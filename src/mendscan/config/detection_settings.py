@@ -65,3 +65,16 @@ class DetectionSettings(Frozen):
     """Part of the scored voxels, the highest, whose mean evidence speaks for the scan."""
     threshold_quantile: Fraction = 0.995
     """The healthy threshold is this quantile of the map's voxels on healthy calibration scans."""
+
+    def along_axes(self, sigma: float) -> tuple[float, float, float]:
+        """Return a Gaussian's width along slices, rows and columns, in voxels: as wide in mm along all of them.
+
+        Args:
+            sigma: Its width in voxels along the model grid's finest axis.
+
+        Example:
+            >>> DetectionSettings(voxel_aspect_SHW=(4.0, 1.0, 1.0)).along_axes(2.0)
+            (0.5, 2.0, 2.0)
+        """
+        along_s, along_h, along_w = (sigma / length for length in self.voxel_aspect_SHW)
+        return along_s, along_h, along_w

@@ -70,11 +70,6 @@ class EvidenceKind:
     relative: bool = False
     levelled: Callable[[DetectionSettings], bool] = lambda _: False
 
-    def sigma_SHW(self, settings: DetectionSettings) -> tuple[float, float, float]:
-        """Return the smoothing along slices, rows and columns, in voxels: as wide in mm along all of them."""
-        along_s, along_h, along_w = (self.sigma(settings) / length for length in settings.voxel_aspect_SHW)
-        return along_s, along_h, along_w
-
     def excess(
         self, standardised_CSHW: Channels, scored_SHW: Bool[np.ndarray, "S H W"], settings: DetectionSettings
     ) -> Float32[np.ndarray, "S H W"]:

@@ -189,7 +189,7 @@ class VoxelCalibration:
         kinds = {}
         for name, kind in KINDS.items():
             if (table := values.get(f"{name}_tail")) is not None:
-                sigma = kind.sigma_SHW(settings)
+                sigma = settings.along_axes(kind.sigma(settings))
                 references = tuple(
                     HealthyReference.unchanged(sigma_voxels=sigma)
                     if kind.relative
@@ -211,7 +211,8 @@ def calibrate_voxels(evidence: Sequence[Evidence], settings: DetectionSettings) 
     kinds: dict[str, HealthyKind] = {}
     nats = []
     for name in (name for name in KINDS if name in settings.evidence):
-        kind, sigma = KINDS[name], KINDS[name].sigma_SHW(settings)
+        kind = KINDS[name]
+        sigma = settings.along_axes(kind.sigma(settings))
         maps_CNSHW = _channels_of(name, evidence)
         references = tuple(_reference(name, maps_NSHW, sigma) for maps_NSHW in maps_CNSHW)
         # A scan that helped to set the mean and spread looks more usual than a new one; leaving it out undoes that.

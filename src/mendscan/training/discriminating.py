@@ -67,7 +67,7 @@ class ScanData:
             inside = scan_SHW > foreground_threshold(scan_SHW.numpy(), below)
         return corrupt(
             scan_SHW, donor_SHW=self.scan(donor), usual_SHW=usual_SHW, foreground_SHW=inside,
-            aspect=_aspect(settings), generator=generator,
+            aspect=settings.detection.voxel_aspect_SHW, generator=generator,
         )  # fmt: skip
 
 
@@ -146,12 +146,3 @@ def _soft_dice(probability_BSHW: Tensor, label_BSHW: Tensor) -> Float[Tensor, " 
     both = (probability_BSHW * label_BSHW).flatten(1).sum(1)
     either = (probability_BSHW + label_BSHW).flatten(1).sum(1)
     return (2 * both + _DICE_SMOOTHING) / (either + _DICE_SMOOTHING)
-
-
-def _aspect(settings: Settings) -> tuple[float, float, float]:
-    """Return the size of a model grid voxel along each axis, the finest 1; unknown on a stretched grid, and even."""
-    spacing = settings.preparation.spacing_mm
-    if spacing is None:
-        return 1.0, 1.0, 1.0
-    s, h, w = (spacing["XYZ".index(axis)] / min(spacing) for axis in settings.preparation.axes_SHW)
-    return s, h, w
