@@ -193,6 +193,9 @@ class DiscriminatorSettings(Frozen):
     """Largest learning rate."""
     deformed: Fraction = 0.3
     """Part of the scans that are turned, stretched and bent a little before faults are put in."""
+    restyled: Fraction = 1.0
+    """Part of the scans that may, with their faults, become smoother or sharper, noisier or unevenly bright, as another
+    scanner would show them."""
 
 
 class TrainingSettings(Frozen):

@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mendscan.cohort.corruptions import Corrupted, corrupt, deformed
 from mendscan.cohort.preparing import foreground_threshold
+from mendscan.cohort.restyling import restyled
 from mendscan.config import Settings
 from mendscan.models.discriminator import Discriminator
 from mendscan.training.loop import generator_for
@@ -133,12 +134,14 @@ def validate_discriminator(
 
 
 def _recoloured(scan_SHW: Tensor, settings: Settings, generator: Generator) -> Tensor:
-    """Change contrast and brightness a little, and add noise to some."""
+    """Change contrast and brightness a little, add noise to some, and restyle them."""
     augmentation = settings.augmentation
     gain, shift, noise = (2 * torch.rand(3, generator=generator) - 1).tolist()
     changed = scan_SHW * (1 + augmentation.contrast * gain) + augmentation.brightness * shift
     if torch.rand((), generator=generator) < _NOISY:
         changed = changed + augmentation.noise * abs(noise) * torch.randn(changed.shape, generator=generator)
+    if torch.rand((), generator=generator) < settings.discriminator.restyled:
+        changed = restyled(changed, generator=generator)
     return changed.masked_fill(scan_SHW == 0, 0.0) if augmentation.keep_zero else changed
 
 
