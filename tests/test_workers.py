@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mendscan.errors import ScanError
-from mendscan.parallel import each_in_processes, each_outcome
+from mendscan.parallel import all_in_processes, each_in_processes, each_outcome
 from mendscan.workers import WorkerDied, WorkerTimedOut
 
 FATES = ("fine", "exits", "killed", "hangs", "raises", "no memory", "odd error", "odd result")
@@ -72,6 +72,21 @@ def test_here_too_an_exception_is_an_outcome_unless_it_was_not_expected() -> Non
     for workers in (0, 1):
         with pytest.raises(MemoryError):
             list(each_in_processes(meet, jobs, expected=ScanError, workers=workers))
+
+
+def test_all_of_them_are_in_order_or_the_first_error_ends_it() -> None:
+    done: list[int] = []
+    jobs = [(number,) for number in range(5, 0, -1)]
+    assert all_in_processes(after_a_while, jobs, after_each=lambda: done.append(1)) == [5, 4, 3, 2, 1]
+    assert len(done) == 5
+    with pytest.raises(ScanError):
+        all_in_processes(meet, [("fine",), ("raises",)])
+
+
+def after_a_while(number: int) -> int:
+    """The first job is the last to end."""
+    time.sleep(0.02 * number)
+    return number
 
 
 def rest(folder: Path, number: int) -> str:

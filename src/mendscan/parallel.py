@@ -8,16 +8,39 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from mendscan.workers import outcomes_of_workers
 
-__all__ = ["available_cores", "each_in_processes", "each_in_threads", "each_outcome"]
+__all__ = ["all_in_processes", "available_cores", "each_in_processes", "each_in_threads", "each_outcome"]
+
+Result = TypeVar("Result")
 
 
 def available_cores() -> int:
     """Return how many cores this process may really use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def all_in_processes(
+    work: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], *, after_each: Callable[[], object] = lambda: None
+) -> list[Result]:
+    """Return the results of `work(*job)` for each job, in order, computed in one process per core.
+
+    The first error ends it all.
+
+    Args:
+        work: A function of a module.
+        jobs: Arguments of each call.
+        after_each: Called when a job is done, whichever it is.
+    """
+    results: dict[int, Result] = {}
+    for index, outcome in each_outcome(work, jobs):
+        if isinstance(outcome, Exception):
+            raise outcome
+        results[index] = outcome
+        after_each()
+    return [results[index] for index in range(len(jobs))]
 
 
 def each_in_processes(

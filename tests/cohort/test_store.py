@@ -6,7 +6,6 @@ import errno
 import gzip
 import hashlib
 import os
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from mendscan.cohort.preparing import prepare
 from mendscan.cohort.store import Split, measure_cohort, prepare_cohort, split_by_content
 from mendscan.config import PRESETS, Settings, override
 from mendscan.errors import CohortError, UnreadableScanError, WriteError
-from mendscan.parallel import each_in_processes
 from mendscan.volumes import find_scans, read_volume, write_map
 from volumes.dicom_files import write_series
 
@@ -37,7 +35,7 @@ HASHES = tuple(hashlib.sha256(bytes([k])).hexdigest() for k in range(100))
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in this process: starting others takes seconds."""
-    monkeypatch.setattr(store_module, "each_in_processes", partial(each_in_processes, workers=0))
+    monkeypatch.setattr("mendscan.parallel.available_cores", lambda: 0)
 
 
 @pytest.fixture

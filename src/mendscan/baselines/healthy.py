@@ -16,9 +16,9 @@ from mendscan.cohort.preparing import Prepared, prepare
 from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort, reserve_array
 from mendscan.config import PreparationSettings, Settings, parse_settings
 from mendscan.detection.devices import choose_device
-from mendscan.errors import CohortError, ModelError, ScanError
+from mendscan.errors import CohortError, ModelError
 from mendscan.models.folder import ModelFolder
-from mendscan.parallel import each_in_processes
+from mendscan.parallel import all_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.training.network_training import slice_data
 from mendscan.training.stages import SliceData
@@ -174,10 +174,7 @@ def _prepared_foreground(files: Mapping[str, Path], settings: Settings, folder: 
 def _fill_foreground(files: Mapping[str, Path], settings: Settings, target: Path, progress: Progress) -> None:
     progress.begin("foreground", len(files))
     jobs = [(path, settings.preparation, target, row) for row, path in enumerate(files.values())]
-    for _, outcome in each_in_processes(_foreground_into, jobs, expected=ScanError):
-        if isinstance(outcome, ScanError):
-            raise outcome
-        progress.advance()
+    all_in_processes(_foreground_into, jobs, after_each=progress.advance)
 
 
 def _foreground_into(path: Path, settings: PreparationSettings, target: Path, row: int) -> None:

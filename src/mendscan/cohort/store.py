@@ -18,8 +18,8 @@ import numpy as np
 from mendscan.cohort.fingerprint import ScanFacts, scan_facts
 from mendscan.cohort.preparing import prepare
 from mendscan.config import PreparationSettings, Settings
-from mendscan.errors import CohortError, MendscanError, ScanError
-from mendscan.parallel import each_in_processes
+from mendscan.errors import CohortError, ScanError
+from mendscan.parallel import all_in_processes, each_in_processes
 from mendscan.progress import Progress
 from mendscan.strict_json import read_json
 from mendscan.volumes.checking import CheckedScan, checked, in_few_lines
@@ -178,10 +178,7 @@ def _fill(paths: Sequence[Path], reader: ScanReader, settings: Settings, target:
         reserve_array(unfinished, (len(paths), settings.slices, *settings.slice_shape), _STORED)
         progress.begin("prepare", len(paths))
         jobs = [(path, reader, settings.preparation, unfinished, row) for row, path in enumerate(paths)]
-        for _, outcome in each_in_processes(_prepare_into, jobs, expected=MendscanError):
-            if isinstance(outcome, MendscanError):
-                raise outcome
-            progress.advance()
+        all_in_processes(_prepare_into, jobs, after_each=progress.advance)
         with write_errors(target):
             _flush(unfinished)
             seal = {"bytes": unfinished.stat().st_size, "sha256": _sha256(unfinished)}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from mendscan.errors import SettingsError
 
-__all__ = ["bfloat16_is_fast", "choose_device", "one_thread"]
+__all__ = ["bfloat16_is_fast", "choose_device", "one_thread", "threads"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -35,12 +35,16 @@ def bfloat16_is_fast(device: torch.device) -> bool:
 
 
 @contextmanager
-def one_thread(device: torch.device) -> Iterator[None]:
-    """Compute with one thread on the CPU: the last bits of some convolutions depend on how many there are."""
+def threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads within one operation while the block lasts."""
     before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_thread(device: torch.device) -> AbstractContextManager[None]:
+    """Compute with one thread on the CPU: the last bits of some convolutions depend on how many there are."""
+    return threads(1 if device.type == "cpu" else torch.get_num_threads())

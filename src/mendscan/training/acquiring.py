@@ -14,8 +14,7 @@ from mendscan.detection.acquisition import AcquisitionReference, acquisition_sta
 from mendscan.detection.devices import one_thread
 from mendscan.detection.networks import Networks
 from mendscan.detection.own_grid import own_grid_statistics
-from mendscan.errors import ScanError
-from mendscan.parallel import each_in_processes
+from mendscan.parallel import all_in_processes
 from mendscan.progress import Progress
 from mendscan.volumes.reading import STANDARD_READER, ScanReader
 
@@ -64,14 +63,8 @@ def _own_statistics(
 ) -> list[Float64[np.ndarray, " K"]]:
     """Read the scans again, for the store has them on the model grid alone."""
     progress.begin("read own voxels", len(paths))
-    found: dict[int, Float64[np.ndarray, " K"]] = {}
     jobs = [(path, settings, reader) for path in paths]
-    for index, outcome in each_in_processes(_own_statistics_of, jobs, expected=ScanError):
-        if isinstance(outcome, ScanError):
-            raise outcome
-        found[index] = outcome
-        progress.advance()
-    return [found[index] for index in range(len(paths))]
+    return all_in_processes(_own_statistics_of, jobs, after_each=progress.advance)
 
 
 def _own_statistics_of(path: Path, settings: PreparationSettings, reader: ScanReader) -> Float64[np.ndarray, " K"]:

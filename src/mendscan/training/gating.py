@@ -8,8 +8,7 @@ from pathlib import Path
 from mendscan.cohort.fingerprint import ScanFacts
 from mendscan.detection.gate import AcquisitionGate
 from mendscan.detection.gate_facts import GateFacts, cell_size_mm, gate_facts
-from mendscan.errors import ScanError
-from mendscan.parallel import each_in_processes
+from mendscan.parallel import all_in_processes
 from mendscan.progress import Progress
 from mendscan.volumes.reading import STANDARD_READER, ScanReader
 
@@ -41,13 +40,8 @@ def learn_gate(
     extents = [[n * mm for n, mm in zip(each.shape, each.spacing_mm, strict=True)] for each in facts]
     cell_mm = cell_size_mm([(x, y, z) for x, y, z in extents])
     progress.begin("acquisition gate", len(paths))
-    found: dict[int, GateFacts] = {}
-    for index, outcome in each_in_processes(_facts_of, [(path, reader, cell_mm) for path in paths], expected=ScanError):
-        if isinstance(outcome, ScanError):
-            raise outcome
-        found[index] = outcome
-        progress.advance()
-    return AcquisitionGate.learn([found[index] for index in range(len(paths))], cell_mm=cell_mm)
+    jobs = [(path, reader, cell_mm) for path in paths]
+    return AcquisitionGate.learn(all_in_processes(_facts_of, jobs, after_each=progress.advance), cell_mm=cell_mm)
 
 
 def _facts_of(path: Path, reader: ScanReader, cell_mm: float) -> GateFacts:

@@ -10,15 +10,15 @@ What comes out does not depend on who went first: every draw is a function of se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Condition
 from typing import NamedTuple, TypeVar
 
 import torch
 
+from mendscan.detection.devices import threads
 from mendscan.errors import Interrupted
 from mendscan.parallel import available_cores
 from mendscan.training.interrupts import StopRequest
@@ -42,22 +42,12 @@ class Crew(NamedTuple):
 
         On another device networks are trained one after the other, for each fills it.
         """
-        threads = torch.get_num_threads()
-        cores = min(threads, max(1, available_cores()))
+        allowed = torch.get_num_threads()
+        cores = min(allowed, max(1, available_cores()))
         if device.type != "cpu" or networks == 1:
-            return cls(1, threads)
+            return cls(1, allowed)
         at_once = min(cores, networks)
         return cls(at_once, max(1, cores // at_once))
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Let torch use so many threads within one operation while the block lasts."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
 
 class _Places:
@@ -136,7 +126,7 @@ def side_by_side(
         finally:
             places.leave()
 
-    with stop.deferred(), crew.at_work():
+    with stop.deferred(), threads(crew.threads):
         if crew.at_once == 1:
             return [run(*training) for training in trainings]
         with ThreadPoolExecutor(len(trainings), thread_name_prefix="training") as pool:

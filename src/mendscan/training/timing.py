@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from mendscan.config import Settings, override
+from mendscan.detection.devices import threads
 from mendscan.models.discriminator import Discriminator
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
@@ -52,7 +53,7 @@ def steps_for(
     """
     settings = data.settings
     crew = Crew.for_networks(settings.preparation.planes + (discriminator is not None), data.device)
-    with crew.at_work(), _busy(crew.at_once - 1, vqvae, data):
+    with threads(crew.threads), _busy(crew.at_once - 1, vqvae, data):
         encoding, per_vqvae, per_prior = _timed(vqvae, prior, data)
         per_discriminator = 0.0
         if discriminator is not None:
