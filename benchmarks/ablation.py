@@ -64,6 +64,9 @@ NETWORKS = {
     ],
     "one code per 8×8 pixels": ["vqvae.channels=64,64,64", "preparation.shape_XYZ={multiple_of_8}"],
     "one code per 2×2 pixels": ["vqvae.channels=64"],
+    "scans not restyled": ["discriminator.restyled=0"],
+    "one member of the discriminator": ["discriminator.members=1"],
+    "one plane": ["preparation.planes=1"],
 }  # fmt: skip
 RESTORATIONS = (1, 5, 15)
 PERCENTILES = (80.0, 90.0, 95.0, 98.0)
