@@ -1,8 +1,9 @@
 """Random changes of how a whole scan looks, as another scanner or another day would show the same anatomy.
 
 The discriminator sees the same healthy scans again and again.  Were each always as sharp, noisy and evenly lit as it
-is, it would know faults by how they were made, and take a healthy scan of another look for faulty.  Changed together
-with its faults, what is left to learn is which part does not belong to the rest.
+is, it might know faults by how they were made, and take a healthy scan of another look for faulty.  Changed together
+with its faults, what is left to learn is which part does not belong to the rest.  That is the thought; what was
+measured is in docs/evidence.md.
 """
 
 from __future__ import annotations
