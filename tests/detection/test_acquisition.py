@@ -88,7 +88,7 @@ def test_noise_that_anatomy_hides_stands_out_in_what_codes_leave_over() -> None:
         return acquisition_statistics(values, usual, subject(seed), own(values))
 
     usual = np.mean([taken(seed, 0.05) for seed in range(60)], axis=0).astype(np.float32)
-    n_scan, n_remainder, _ = GENERATIONS
+    n_scan, n_remainder, *_ = GENERATIONS
     for columns, tells in ((slice(n_scan), False), (slice(n_remainder), True)):
         known = AcquisitionReference.fit(usual, np.stack([seen(seed, 0.05, usual)[columns] for seed in range(60)]))
         usually, noisier = (

@@ -26,7 +26,7 @@ def statistics(
 
 
 def test_every_statistic_has_a_name_of_its_own() -> None:
-    assert len(set(OWN_GRID_STATISTICS)) == len(statistics(noise(0))) == 25
+    assert len(set(OWN_GRID_STATISTICS)) == len(statistics(noise(0))) == 28
 
 
 def test_they_are_of_prepared_intensities_wherever_zero_is() -> None:
@@ -47,6 +47,28 @@ def test_stripes_are_told_by_their_axis_and_period() -> None:
     changed = {name: abs(value - statistics(noise(0))[name]) for name, value in statistics(stripes).items()}
     lags = {name: change for name, change in changed.items() if "lag 3" in name}
     assert max(lags, key=lags.__getitem__) == "likeness of own detail at lag 3 along Y"
+
+
+@pytest.mark.parametrize("away", [5, 8, 13])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_faint_echo_is_told_by_its_axis(away: int, sign: int) -> None:
+    """An echo of a fifth; the noise is smooth, as anatomy is, so that most lines of k-space are weak."""
+    healthy = [gaussian_filter(noise(seed, (50, 60, 40)), 0.7, mode="wrap") for seed in range(20)]
+    names = [f"strongest echo of own voxels along {axis}" for axis in "XYZ"]
+    usually = np.array([[statistics(scan)[name] for name in names] for scan in healthy])
+    for seen in healthy[:5]:
+        found = statistics(seen + sign * 0.2 * np.roll(seen, away, axis=1))
+        apart = (np.array([found[name] for name in names]) - usually.mean(axis=0)) / usually.std(axis=0)
+        assert apart[1] > 8
+        assert np.abs(apart[[0, 2]]).max() < 4
+
+
+def test_how_strong_an_echo_is_follows_from_its_share() -> None:
+    """The logarithm of |1 + a exp(iθ)|² is 2a cos θ - a² cos 2θ + …, and the peak half of its first wave."""
+    n, away, share = 64, 16, 0.1
+    seen = noise(0, (n, 60, 60))
+    found = np.exp(statistics(seen + share * np.roll(seen, away, axis=0))["strongest echo of own voxels along X"])
+    assert found == pytest.approx(share, abs=0.02)
 
 
 def test_interpolation_binds_neighbours() -> None:

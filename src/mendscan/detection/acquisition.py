@@ -4,8 +4,8 @@ A local anomaly is 1 % of the voxels; noise, motion, a wrong contrast or field o
 may look nearly usual.  So whole scans are compared by some hundred numbers: intensities, texture along each axis, steps
 from slice to slice, agreement with the mean healthy scan (also mirrored), edges of the field of view.  Some are of the
 remainder, which is what the scan's codes cannot describe: where anatomy is taken away, noise and echoes stand out.
-Others are of the scan's own voxels (`own_grid`), for the way to the model grid smooths noise.  The distance from the
-training scans is Mahalanobis', two-sided by nature: too smooth is as suspicious as too noisy.
+Others are of the scan's own voxels (`own_grid`), for the way to the model grid smooths noise and moves k-space's lines.
+The distance from the training scans is Mahalanobis', two-sided by nature: too smooth is as suspicious as too noisy.
 
 No number was chosen by the artefacts that detection is measured on.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from mendscan.detection.own_grid import OWN_GRID_STATISTICS
+from mendscan.detection.own_grid import ECHO_STATISTICS, OWN_GRID_STATISTICS
 
 __all__ = [
     "GENERATIONS",
@@ -78,7 +78,8 @@ _REMAINDER_STATISTICS = (
 STATISTICS = (*_SCAN_STATISTICS, *_REMAINDER_STATISTICS, *OWN_GRID_STATISTICS)
 """What each statistic measures, in words."""
 
-GENERATIONS = tuple(accumulate(map(len, (_SCAN_STATISTICS, _REMAINDER_STATISTICS, OWN_GRID_STATISTICS))))
+_WITHOUT_ECHOES = OWN_GRID_STATISTICS[: -len(ECHO_STATISTICS)]
+GENERATIONS = tuple(accumulate(map(len, (_SCAN_STATISTICS, _REMAINDER_STATISTICS, _WITHOUT_ECHOES, ECHO_STATISTICS))))
 """How many of them, from the first on, models of this and of earlier versions compare."""
 _ON_MODEL_GRID = GENERATIONS[1]
 """Taken apart from the rest: some hundred scans cannot tell the correlations of as many numbers."""

@@ -1,4 +1,4 @@
-"""Statistics of a scan's own voxels: noise, stripes and resampling, before the way to the model grid smooths them.
+"""Statistics of a scan's own voxels: noise, stripes, echoes, resampling, before the way to the model grid smooths them.
 
 Between the model grid's voxels a scan is interpolated, here more and there less, so that fine noise is weaker on it and
 differs more between healthy scans.  On its own voxels it does not.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
+from scipy import fft
 from scipy.ndimage import binary_erosion, gaussian_filter, uniform_filter
 
 from mendscan.cohort.preparing import foreground_threshold
 from mendscan.config import PreparationSettings
 from mendscan.shapes import VoxelsXYZ
 
-__all__ = ["OWN_GRID_STATISTICS", "own_grid_statistics"]
+__all__ = ["ECHO_STATISTICS", "OWN_GRID_STATISTICS", "own_grid_statistics"]
 
 _AXES = ("X", "Y", "Z")
 _LAGS = (1, 2, 3, 4)
@@ -23,14 +24,23 @@ _WINDOW = 3
 """Voxels along each side of the neighbourhoods whose spread is taken: the calmest of them show the noise."""
 _DETAIL_SIGMA = 1.0
 """What a Gaussian of as many voxels takes away is detail."""
+_NEAREST_ECHO = 4
+"""Voxels away; a nearer one is a little more or less smoothness."""
+_TREND_DEGREE = 5
+"""Of the polynomial in log k that a healthy scan's log power follows."""
+_FEWEST_LINES = 2 * (_TREND_DEGREE + 1)
 _LONGEST_SIDE = 192
 """Of a longer axis only the middle is read: whole-scan artefacts are there, too."""
+
+ECHO_STATISTICS = tuple(f"strongest echo of own voxels along {axis}" for axis in _AXES)
+"""The last of them, which models of earlier versions do not compare."""
 
 OWN_GRID_STATISTICS = (
     *(f"{how} bend of own voxels along {axis}" for axis in _AXES for how in ("mean", "typical")),
     *(f"{how} noise of own voxels" for how in ("typical", "strongest", "mean")),
     *(f"spread of own voxels at {100 * q:g} %" for q in _SPREAD_QUANTILES),
     *(f"likeness of own detail at lag {lag} along {axis}" for axis in _AXES for lag in _LAGS),
+    *ECHO_STATISTICS,
 )
 """What each statistic measures, in words."""
 
@@ -52,7 +62,7 @@ def own_grid_statistics(
         foreground_XYZ = own_XYZ > foreground_threshold(own_XYZ, settings.background_below)
         inside_XYZ = binary_erosion(foreground_XYZ, np.ones((_WINDOW,) * 3), border_value=1)
     found = [*_of_bends(own_XYZ, inside_XYZ), *_of_noise(own_XYZ, inside_XYZ), *_of_spread(own_XYZ, inside_XYZ)]
-    return np.array([*found, *_of_likeness(own_XYZ, inside_XYZ)], dtype=np.float64)
+    return np.array([*found, *_of_likeness(own_XYZ, inside_XYZ), *_of_echoes(own_XYZ)], dtype=np.float64)
 
 
 def _middle(n: int) -> slice:
@@ -95,6 +105,28 @@ def _of_likeness(own_XYZ: Float32[np.ndarray, "X Y Z"], inside_XYZ: Bool[np.ndar
         moved = np.moveaxis(detail_XYZ, axis, 0)
         found += [_mean(moved[lag:] * moved[:-lag]) / power for lag in _LAGS]
     return found
+
+
+def _of_echoes(own_XYZ: Float32[np.ndarray, "X Y Z"]) -> list[float]:
+    """How strong the strongest echo along each axis is: the highest peak of the cepstrum (Bogert et al., 1963)."""
+    centred_XYZ = own_XYZ - np.float32(_mean(own_XYZ))
+    return [_log(_strongest_echo(np.moveaxis(centred_XYZ, axis, 0)), 1e-3) for axis in range(3)]
+
+
+def _strongest_echo(lines_first: Float32[np.ndarray, "N A B"]) -> float:
+    """What is seen twice, s of N voxels apart, has more and less power by turns in every N/s lines of k-space.
+
+    Of a healthy scan the logarithm of the power runs smoothly from line to line, whichever lines its anatomy is in.
+    """
+    n = len(lines_first)
+    # Without the line of the mean, which has none.
+    power = np.square(np.abs(fft.rfft(lines_first, axis=0))).mean(axis=(1, 2), dtype=np.float64)[1:]
+    if len(power) < _FEWEST_LINES:
+        return 0.0
+    lines, shifts = np.arange(1, len(power) + 1), np.arange(_NEAREST_ECHO, n // 2 + 1)
+    log_power = np.log(power + 1e-3)
+    apart = log_power - np.polynomial.Chebyshev.fit(np.log(lines), log_power, _TREND_DEGREE)(np.log(lines))
+    return float(np.abs(np.exp(2j * np.pi * np.outer(shifts, lines) / n) @ apart).max() / len(lines))
 
 
 def _bent(values_XYZ: Float32[np.ndarray, "X Y Z"], axis: int) -> Float32[np.ndarray, "X Y Z"]:
