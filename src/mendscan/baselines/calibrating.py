@@ -35,8 +35,9 @@ HEALTHY_QUANTILE = 0.995
 SMOOTHING_VOXELS = 2.0
 """Gaussian smoothing of standardised baselines, in voxels along the model grid's finest axis: as for the model's own
 residual, and like it as wide in mm along all axes."""
-TOP_SHARE = 0.01
-"""The scan score of a standardised baseline is the mean of this share of its voxels, the most anomalous ones."""
+TOP_SHARE = 0.002
+"""The scan score of a standardised baseline is the mean of this share of its voxels, the most anomalous ones: what the
+model's own is by `DetectionSettings.scan_top_share`."""
 _USUALLY = 0.1
 """A position belongs to the anatomy where this share of the healthy scans shows something, as for the model's map."""
 _SMALLEST_SCALE = 1e-6
@@ -74,7 +75,7 @@ class StandardisedBaseline(Baseline):
         return self.reference.standardised(self.inner.residual(prepared))
 
     def scan_score(self, map_SHW: Float32[np.ndarray, "S H W"], where_SHW: Bool[np.ndarray, "S H W"]) -> float:
-        """Return the mean of the top 1 % of the map: in the mean of all a small lesion drowns."""
+        """Return the mean of the highest voxels of the map: in the mean of all a small lesion drowns."""
         return _top_mean(map_SHW[where_SHW])
 
     def facts(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class DetectionSettings(Frozen):
     scan_score: Literal["paper", "parts"] = "paper"
     """``paper``: the sum of the code NLL above λ_s.  ``parts``: the more anomalous of the map's highest voxels and the
     way the scan was taken, each in healthy standard deviations."""
-    scan_top_share: Annotated[float, Field(gt=0, le=1)] = 0.01
+    scan_top_share: Annotated[float, Field(gt=0, le=1)] = 0.002
     """Part of the scored voxels, the highest, whose mean evidence speaks for the scan."""
     threshold_quantile: Fraction = 0.995
     """The healthy threshold is this quantile of the map's voxels on healthy calibration scans."""
