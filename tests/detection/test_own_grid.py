@@ -71,6 +71,12 @@ def test_how_strong_an_echo_is_follows_from_its_share() -> None:
     assert found == pytest.approx(share, abs=0.02)
 
 
+def test_a_scan_with_fewer_slices_has_no_other_echo() -> None:
+    name = "strongest echo of own voxels along Z"
+    usually = [statistics(gaussian_filter(noise(k, (40, 40, k)), 0.7))[name] for k in (40, 30, 26, 24, 22, 18)]
+    assert max(usually) - min(usually) < 2
+
+
 def test_interpolation_binds_neighbours() -> None:
     half_way = (noise(0)[1:] + noise(0)[:-1]) / 2
     name = "likeness of own detail at lag 1 along X"

@@ -27,8 +27,7 @@ _DETAIL_SIGMA = 1.0
 _NEAREST_ECHO = 4
 """Voxels away; a nearer one is a little more or less smoothness."""
 _TREND_DEGREE = 5
-"""Of the polynomial in log k that a healthy scan's log power follows."""
-_FEWEST_LINES = 2 * (_TREND_DEGREE + 1)
+"""Of the polynomial in log k that a healthy scan's log power follows; lower where there are fewer than 12 lines."""
 _LONGEST_SIDE = 192
 """Of a longer axis only the middle is read: whole-scan artefacts are there, too."""
 
@@ -121,11 +120,11 @@ def _strongest_echo(lines_first: Float32[np.ndarray, "N A B"]) -> float:
     n = len(lines_first)
     # Without the line of the mean, which has none.
     power = np.square(np.abs(fft.rfft(lines_first, axis=0))).mean(axis=(1, 2), dtype=np.float64)[1:]
-    if len(power) < _FEWEST_LINES:
-        return 0.0
     lines, shifts = np.arange(1, len(power) + 1), np.arange(_NEAREST_ECHO, n // 2 + 1)
-    log_power = np.log(power + 1e-3)
-    apart = log_power - np.polynomial.Chebyshev.fit(np.log(lines), log_power, _TREND_DEGREE)(np.log(lines))
+    if not shifts.size:
+        return 0.0
+    log_power, degree = np.log(power + 1e-3), min(_TREND_DEGREE, len(lines) // 2 - 1)
+    apart = log_power - np.polynomial.Chebyshev.fit(np.log(lines), log_power, degree)(np.log(lines))
     return float(np.abs(np.exp(2j * np.pi * np.outer(shifts, lines) / n) @ apart).max() / len(lines))
 
 
