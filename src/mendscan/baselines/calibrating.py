@@ -15,8 +15,9 @@ from mendscan.baselines.baseline import Baseline
 from mendscan.baselines.fitting import BASELINES
 from mendscan.baselines.healthy import HealthyCohort
 from mendscan.cohort.preparing import Prepared
-from mendscan.config import Settings
+from mendscan.config import DetectionSettings, Settings
 from mendscan.detection.conformal import conformal_p_value
+from mendscan.detection.scan_score import top_mean
 from mendscan.detection.standardising import HealthyReference, Sigma, leave_one_out, to_unit_interval
 from mendscan.shapes import SlicesSHW
 
@@ -35,9 +36,9 @@ HEALTHY_QUANTILE = 0.995
 SMOOTHING_VOXELS = 2.0
 """Gaussian smoothing of standardised baselines, in voxels along the model grid's finest axis: as for the model's own
 residual, and like it as wide in mm along all axes."""
-TOP_SHARE = 0.002
-"""The scan score of a standardised baseline is the mean of this share of its voxels, the most anomalous ones: what the
-model's own is by `DetectionSettings.scan_top_share`."""
+TOP_SHARE = DetectionSettings().scan_top_share
+"""The scan score of a standardised baseline is the mean of this share of its voxels, the most anomalous ones: the same
+as of the model's own."""
 _USUALLY = 0.1
 """A position belongs to the anatomy where this share of the healthy scans shows something, as for the model's map."""
 _SMALLEST_SCALE = 1e-6
@@ -76,7 +77,7 @@ class StandardisedBaseline(Baseline):
 
     def scan_score(self, map_SHW: Float32[np.ndarray, "S H W"], where_SHW: Bool[np.ndarray, "S H W"]) -> float:
         """Return the mean of the highest voxels of the map: in the mean of all a small lesion drowns."""
-        return _top_mean(map_SHW[where_SHW])
+        return top_mean(map_SHW[where_SHW], TOP_SHARE)
 
     def facts(self) -> dict[str, Any]:
         """Return the inner facts and the smoothing."""
@@ -197,10 +198,3 @@ def _as_sigma(saved: float | Sequence[float]) -> Sigma:
         return float(saved)
     along_s, along_h, along_w = map(float, saved)
     return along_s, along_h, along_w
-
-
-def _top_mean(values: Float32[np.ndarray, " n"]) -> float:
-    if values.size == 0:
-        return 0.0
-    count = max(1, round(TOP_SHARE * values.size))
-    return float(np.partition(values, values.size - count)[-count:].mean(dtype=np.float64))
