@@ -26,7 +26,7 @@ def statistics(
 
 
 def test_every_statistic_has_a_name_of_its_own() -> None:
-    assert len(set(OWN_GRID_STATISTICS)) == len(statistics(noise(0))) == 28
+    assert len(set(OWN_GRID_STATISTICS)) == len(statistics(noise(0))) == 40
 
 
 def test_they_are_of_prepared_intensities_wherever_zero_is() -> None:
@@ -75,6 +75,23 @@ def test_a_scan_with_fewer_slices_has_no_other_echo() -> None:
     name = "strongest echo of own voxels along Z"
     usually = [statistics(gaussian_filter(noise(k, (40, 40, k)), 0.7))[name] for k in (40, 30, 26, 24, 22, 18)]
     assert max(usually) - min(usually) < 2
+
+
+def test_edges_have_detail_of_all_sizes_in_the_same_places_and_noise_has_not() -> None:
+    edges = 5.0 * (gaussian_filter(noise(0, (40, 40, 40)), 4.0) > 0) + 0.02 * noise(1, (40, 40, 40))
+    seen, noisy = statistics(edges), statistics(edges + noise(2, (40, 40, 40)))
+    names = [name for name in OWN_GRID_STATISTICS if name.startswith("agreement of")]
+    assert len(names) == 9
+    assert all(seen[name] > noisy[name] + 0.2 for name in names)
+
+
+def test_how_evenly_steps_are_spread_is_an_entropy() -> None:
+    even, edge = np.empty(SHAPE), np.zeros(SHAPE)
+    even[:] = np.arange(SHAPE[0])[:, None, None]
+    edge[7:] = 1
+    # Over one of 19 steps along X all that there is.
+    assert statistics(even)["evenness of own steps along X"] == pytest.approx(0, abs=1e-6)
+    assert statistics(edge)["evenness of own steps along X"] == pytest.approx(-np.log(19), abs=1e-6)
 
 
 def test_interpolation_binds_neighbours() -> None:

@@ -5,7 +5,11 @@ may look nearly usual.  So whole scans are compared by some hundred numbers: int
 from slice to slice, agreement with the mean healthy scan (also mirrored), edges of the field of view.  Some are of the
 remainder, which is what the scan's codes cannot describe: where anatomy is taken away, noise and echoes stand out.
 Others are of the scan's own voxels (`own_grid`), for the way to the model grid smooths noise and moves k-space's lines.
-The distance from the training scans is Mahalanobis', two-sided by nature: too smooth is as suspicious as too noisy.
+The distance from the training scans is two-sided by nature: too smooth is as suspicious as too noisy.  It is that of a
+likelihood ratio: how much better a scan is explained by the healthy scans' normal distribution N(0, C) with a departure
+of some size in every statistic, N(0, C + τ² I), than without, z' (C⁻¹ - (C + τ² I)⁻¹) z.  For large τ that is
+Mahalanobis' distance squared; for small τ what healthy scans have in common counts more, and a combination of
+statistics in which they differ anyway less.
 
 No number was chosen by the artefacts that detection is measured on.
 """
@@ -19,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from mendscan.detection.own_grid import ECHO_STATISTICS, OWN_GRID_STATISTICS
+from mendscan.detection.own_grid import ECHO_STATISTICS, EDGE_STATISTICS, OWN_GRID_STATISTICS, fisher_correlation
 
 __all__ = [
     "GENERATIONS",
@@ -34,6 +38,10 @@ _BAND_SIGMAS = (0.0, 0.7, 1.4, 2.8)
 _NOISE_SIGMA = 0.8
 _COARSE_SIGMA = 1.0
 """Finer detail is not compared with the mean healthy scan."""
+_DEPARTURE = 0.3
+"""τ², in healthy variances of a statistic; docs/evidence.md has what others were worth."""
+_SMALLEST_VARIANCE = 1e-3
+"""Of a combination of standardised statistics; where few scans agree wholly, they agree by chance."""
 _CLIP = 12.0
 """One absurd statistic must not hide the others' correlations."""
 _REMAINDER_QUANTILES = (0.5, 0.9, 0.99)
@@ -78,8 +86,12 @@ _REMAINDER_STATISTICS = (
 STATISTICS = (*_SCAN_STATISTICS, *_REMAINDER_STATISTICS, *OWN_GRID_STATISTICS)
 """What each statistic measures, in words."""
 
-_WITHOUT_ECHOES = OWN_GRID_STATISTICS[: -len(ECHO_STATISTICS)]
-GENERATIONS = tuple(accumulate(map(len, (_SCAN_STATISTICS, _REMAINDER_STATISTICS, _WITHOUT_ECHOES, ECHO_STATISTICS))))
+_FIRST_OF_OWN_GRID = OWN_GRID_STATISTICS[: -len(ECHO_STATISTICS + EDGE_STATISTICS)]
+GENERATIONS = tuple(
+    accumulate(
+        map(len, (_SCAN_STATISTICS, _REMAINDER_STATISTICS, _FIRST_OF_OWN_GRID, ECHO_STATISTICS, EDGE_STATISTICS))
+    )
+)
 """How many of them, from the first on, models of this and of earlier versions compare."""
 _ON_MODEL_GRID = GENERATIONS[1]
 """Taken apart from the rest: some hundred scans cannot tell the correlations of as many numbers."""
@@ -120,8 +132,9 @@ class AcquisitionReference:
         usual_SHW: Their mean.
         centre: Median of each statistic.
         spread: Standard deviation of each.
-        precision: Inverse covariance of the standardised statistics, shrunk by Ledoit & Wolf (2004): of those on the
-            model grid and those of the scan's own voxels, each by themselves.
+        precision: C⁻¹ - (C + τ² I)⁻¹, C the covariance of the standardised statistics, shrunk by Ledoit & Wolf (2004):
+            of those on the model grid and those of the scan's own voxels, each by themselves.  In models of earlier
+            versions C⁻¹ alone.
     """
 
     usual_SHW: Float32[np.ndarray, "S H W"]
@@ -154,8 +167,8 @@ class AcquisitionReference:
         centre, spread = np.median(statistics_NK, axis=0), statistics_NK.std(axis=0, ddof=1) + 1e-6
         z_NK = np.clip((statistics_NK - centre) / spread, -_CLIP, _CLIP)
         parts = [part_NK for part_NK in np.split(z_NK, [_ON_MODEL_GRID], axis=1) if part_NK.size]
-        blocks = [LedoitWolf(assume_centered=True).fit(part_NK).precision_ for part_NK in parts]
-        return cls(usual_SHW, centre, spread, block_diag(*blocks))
+        covariances = [LedoitWolf(assume_centered=True).fit(part_NK).covariance_ for part_NK in parts]
+        return cls(usual_SHW, centre, spread, block_diag(*map(_weights, covariances)))
 
     def standardised(
         self,
@@ -174,8 +187,15 @@ class AcquisitionReference:
         return np.clip((found - self.centre) / self.spread, -_CLIP, _CLIP)
 
     def length(self, standardised: Float64[np.ndarray, " n"]) -> float:
-        """Return Mahalanobis' distance from the training scans, >= 0; higher = taken in another way."""
+        """Return the distance from the training scans, >= 0; higher = taken in another way."""
         return float(np.sqrt(max(standardised @ self.precision @ standardised, 0.0)))
+
+
+def _weights(covariance_KK: Float64[np.ndarray, "K K"]) -> Float64[np.ndarray, "K K"]:
+    """Return C⁻¹ - (C + τ² I)⁻¹, from the eigenvalues: both have the eigenvectors of C."""
+    variances, directions = np.linalg.eigh(covariance_KK)
+    variances = np.maximum(variances, _SMALLEST_VARIANCE)
+    return (directions * (1 / variances - 1 / (variances + _DEPARTURE))) @ directions.T
 
 
 def _of_intensities(scan: Float32[np.ndarray, "S H W"]) -> list[float]:
@@ -207,8 +227,8 @@ def _of_slices(scan: Float32[np.ndarray, "S H W"]) -> list[float]:
 
 
 def _of_agreement(coarse: Float32[np.ndarray, "S H W"], usual: Float32[np.ndarray, "S H W"]) -> list[float]:
-    own = _correlation(coarse, usual)
-    mirrored = [_correlation(np.flip(coarse, axis), usual) - own for axis in range(3)]
+    own = fisher_correlation(coarse, usual)
+    mirrored = [fisher_correlation(np.flip(coarse, axis), usual) - own for axis in range(3)]
     apart = (coarse - usual).astype(np.float64)
     sides = [np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in coarse.shape]
     fields = []
@@ -237,13 +257,6 @@ def _of_repetition(remainder: Float32[np.ndarray, "S H W"]) -> list[float]:
         moved = np.moveaxis(apart, axis, 0)
         found += [float(np.mean(moved[lag:] * moved[:-lag])) / power if len(moved) > lag else 0.0 for lag in _LAGS]
     return found
-
-
-def _correlation(one: Float32[np.ndarray, "S H W"], other: Float32[np.ndarray, "S H W"]) -> float:
-    """Return Fisher's transform of the correlation: its spread is even over its range."""
-    a, b = (values.astype(np.float64) - values.mean(dtype=np.float64) for values in (one, other))
-    size = np.sqrt((a**2).sum() * (b**2).sum())
-    return float(np.arctanh(np.clip((a * b).sum() / max(size, 1e-12), -0.99, 0.99)))
 
 
 def _log(amount: float | np.floating, floor: float) -> float:

@@ -6,16 +6,18 @@ differs more between healthy scans.  On its own voxels it does not.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64
 from scipy import fft
-from scipy.ndimage import binary_erosion, gaussian_filter, uniform_filter
+from scipy.ndimage import binary_erosion, gaussian_filter, gaussian_filter1d, uniform_filter, uniform_filter1d
 
 from mendscan.cohort.preparing import foreground_threshold
 from mendscan.config import PreparationSettings
 from mendscan.shapes import VoxelsXYZ
 
-__all__ = ["ECHO_STATISTICS", "OWN_GRID_STATISTICS", "own_grid_statistics"]
+__all__ = ["ECHO_STATISTICS", "EDGE_STATISTICS", "OWN_GRID_STATISTICS", "fisher_correlation", "own_grid_statistics"]
 
 _AXES = ("X", "Y", "Z")
 _LAGS = (1, 2, 3, 4)
@@ -28,11 +30,18 @@ _NEAREST_ECHO = 4
 """Voxels away; a nearer one is a little more or less smoothness."""
 _TREND_DEGREE = 5
 """Of the polynomial in log k that a healthy scan's log power follows; lower where there are fewer than 12 lines."""
+_BAND_SIGMAS = (0.0, 0.7, 1.4, 2.8)
+"""Voxels; what the next wider Gaussian takes away more than one does is a band of detail."""
+_PAIRS_OF_BANDS = {"fine and medium": (0, 1), "medium and coarse": (1, 2), "fine and coarse": (0, 2)}
 _LONGEST_SIDE = 192
 """Of a longer axis only the middle is read: whole-scan artefacts are there, too."""
 
 ECHO_STATISTICS = tuple(f"strongest echo of own voxels along {axis}" for axis in _AXES)
-"""The last of them, which models of earlier versions do not compare."""
+EDGE_STATISTICS = (
+    *(f"agreement of {pair} own detail along {axis}" for axis in _AXES for pair in _PAIRS_OF_BANDS),
+    *(f"evenness of own steps along {axis}" for axis in _AXES),
+)
+"""The last of them, in this order, are what models of earlier versions do not compare."""
 
 OWN_GRID_STATISTICS = (
     *(f"{how} bend of own voxels along {axis}" for axis in _AXES for how in ("mean", "typical")),
@@ -40,6 +49,7 @@ OWN_GRID_STATISTICS = (
     *(f"spread of own voxels at {100 * q:g} %" for q in _SPREAD_QUANTILES),
     *(f"likeness of own detail at lag {lag} along {axis}" for axis in _AXES for lag in _LAGS),
     *ECHO_STATISTICS,
+    *EDGE_STATISTICS,
 )
 """What each statistic measures, in words."""
 
@@ -61,7 +71,8 @@ def own_grid_statistics(
         foreground_XYZ = own_XYZ > foreground_threshold(own_XYZ, settings.background_below)
         inside_XYZ = binary_erosion(foreground_XYZ, np.ones((_WINDOW,) * 3), border_value=1)
     found = [*_of_bends(own_XYZ, inside_XYZ), *_of_noise(own_XYZ, inside_XYZ), *_of_spread(own_XYZ, inside_XYZ)]
-    return np.array([*found, *_of_likeness(own_XYZ, inside_XYZ), *_of_echoes(own_XYZ)], dtype=np.float64)
+    found += [*_of_likeness(own_XYZ, inside_XYZ), *_of_echoes(own_XYZ)]
+    return np.array([*found, *_of_bands(own_XYZ, inside_XYZ), *_of_steps(own_XYZ, inside_XYZ)], dtype=np.float64)
 
 
 def _middle(n: int) -> slice:
@@ -126,6 +137,40 @@ def _strongest_echo(lines_first: Float32[np.ndarray, "N A B"]) -> float:
     log_power, degree = np.log(power + 1e-3), min(_TREND_DEGREE, len(lines) // 2 - 1)
     apart = log_power - np.polynomial.Chebyshev.fit(np.log(lines), log_power, degree)(np.log(lines))
     return float(np.abs(np.exp(2j * np.pi * np.outer(shifts, lines) / n) @ apart).max() / len(lines))
+
+
+def _of_bands(own_XYZ: Float32[np.ndarray, "X Y Z"], inside_XYZ: Bool[np.ndarray, "X Y Z"]) -> list[float]:
+    """How far fine and coarse detail are in the same places: edges have all of them, noise has each anywhere."""
+    found = []
+    for axis in range(3):
+        blurred = [gaussian_filter1d(own_XYZ, s, axis=axis, mode="nearest") if s else own_XYZ for s in _BAND_SIGMAS]
+        powers = [uniform_filter1d(np.square(a - b), _WINDOW, axis=axis, mode="nearest") for a, b in pairwise(blurred)]
+        logs = [np.log(power[inside_XYZ] + np.float32(1e-4)) for power in powers]
+        found += [fisher_correlation(logs[one], logs[other]) for one, other in _PAIRS_OF_BANDS.values()]
+    return found
+
+
+def _of_steps(own_XYZ: Float32[np.ndarray, "X Y Z"], inside_XYZ: Bool[np.ndarray, "X Y Z"]) -> list[float]:
+    """How evenly the steps from voxel to voxel are spread: the entropy of their sizes (Atkinson et al., 1997).
+
+    Less log n, so that it does not depend on how many there are: 0 if all are alike, lower the fewer hold most.
+    """
+    found = []
+    for axis in range(3):
+        moved, inside = np.moveaxis(own_XYZ, axis, 0), np.moveaxis(inside_XYZ, axis, 0)
+        steps = np.abs(np.diff(moved, axis=0))[inside[1:] & inside[:-1]].astype(np.float64)
+        shares = steps[steps > 0] / max(steps.sum(), 1e-12)
+        found.append(float(-(shares * np.log(shares)).sum() - np.log(max(steps.size, 1))))
+    return found
+
+
+def fisher_correlation(one: Float[np.ndarray, "..."], other: Float[np.ndarray, "..."]) -> float:
+    """Return Fisher's transform of the correlation of two arrays: its spread is even over its range."""
+    if not one.size:
+        return 0.0
+    a, b = (values.astype(np.float64) - values.mean(dtype=np.float64) for values in (one, other))
+    size = np.sqrt((a**2).sum() * (b**2).sum())
+    return float(np.arctanh(np.clip((a * b).sum() / max(size, 1e-12), -0.99, 0.99)))
 
 
 def _bent(values_XYZ: Float32[np.ndarray, "X Y Z"], axis: int) -> Float32[np.ndarray, "X Y Z"]:
