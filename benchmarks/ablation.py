@@ -31,7 +31,7 @@ from mendscan.cohort.selection_kinds import SELECTION_KINDS
 from mendscan.cohort.suite import write_suite
 from mendscan.config import DetectionSettings
 from mendscan.console_progress import ConsoleProgress
-from mendscan.detection.acquisition import AcquisitionReference
+from mendscan.detection.acquisition import DEPARTURE, GENERATIONS, AcquisitionReference, weights_of
 from mendscan.detection.calibration import Calibration, CodeThresholds
 from mendscan.detection.detector import map_and_findings
 from mendscan.detection.encoded_scan import EncodedScan, scan_generator
@@ -72,6 +72,7 @@ RESTORATIONS = (1, 5, 15)
 PERCENTILES = (80.0, 90.0, 95.0, 98.0)
 NLL_SIGMAS, LOGIT_SIGMAS = (1.0, 2.0, 2.5, 3.0, 4.0), (0.0, 0.7, 1.5)
 TOP_SHARES = (0.001, 0.003, 0.01, 0.03)
+DEPARTURES = (0.03, 1.0, 3.0)
 FIGURES = ("voxel_ap", "voxel_auroc", "best_dice", "lesion_froc")
 SCAN_FIGURES = ("sample_auroc", "sample_auroc_local", "sample_auroc_whole")
 VALIDATION_SHARE = 0.2
@@ -261,7 +262,8 @@ def scan_score_rows(bench: Ablation) -> Rows:
             for each, part in ((healthy, pool.healthy), (cases, pool.cases))
         )
 
-    distance = tuple([acquisition.distance(seen.prepared.slices_SHW) for seen in part] for part in bench.both)
+    taken = [[bench.taken(acquisition, seen) for seen in part] for part in bench.both]
+    distance = lengths(acquisition, taken)
     mean_nll = tuple([float(seen.encoded.nll_Shw.mean()) for seen in part] for part in bench.both)
     usual = float(np.median(mean_nll[0]))
     typicality = tuple([abs(value - usual) for value in part] for part in mean_nll)
@@ -281,10 +283,33 @@ def scan_score_rows(bench: Ablation) -> Rows:
         "the paper's sum of NLL": paper,
         **{f"local: top {100 * share:g} % alone": top(share)[1] for share in TOP_SHARES},
         "acquisition alone": distance[1],
+        **{f"acquisition alone, {name}": lengths(other, taken)[1] for name, other in distances(acquisition).items()},
         "typicality alone: mean NLL, two-sided": typicality[1],
         "local, acquisition, typicality": largest(local=local, acquisition=distance, typicality=typicality),
     }
     return {name: bench.evaluated((voxels.as_map(nats) for nats in cases), scores) for name, scores in ways.items()}
+
+
+def lengths(acquisition: AcquisitionReference, taken: Sequence[Sequence[np.ndarray]]) -> tuple[list[float], ...]:
+    return tuple([acquisition.length(each) for each in part] for part in taken)
+
+
+def distances(acquisition: AcquisitionReference) -> dict[str, AcquisitionReference]:
+    """The same healthy scans, departures of other sizes, and only the first of the statistics."""
+    covariance = covariance_of(acquisition)
+    ways = {"Mahalanobis' distance": np.linalg.inv(covariance)}
+    ways |= {f"τ² = {size:g}": weights_of(covariance, size) for size in DEPARTURES}
+    for n in GENERATIONS[:-1]:
+        # What is not compared has no weight.
+        ways[f"the first {n} statistics"] = np.pad(weights_of(covariance[:n, :n]), (0, len(covariance) - n))
+    return {name: replace(acquisition, precision=weights) for name, weights in ways.items()}
+
+
+def covariance_of(acquisition: AcquisitionReference) -> np.ndarray:
+    """C, from the weights 1/v - 1/(v + τ²) that its eigenvalues v have in the distance."""
+    weights, directions = np.linalg.eigh(acquisition.precision)
+    variances = (np.sqrt(DEPARTURE**2 + 4 * DEPARTURE / weights) - DEPARTURE) / 2
+    return (directions * variances) @ directions.T
 
 
 def with_(detection: DetectionSettings, **changes: object) -> DetectionSettings:
@@ -377,9 +402,9 @@ class Ablation:
         assert known is not None
         return known.acquisition
 
-    def distance(self, acquisition: AcquisitionReference, seen: Seen) -> float:
-        """How far from the training scans a scan was taken."""
-        return acquisition.length(as_taken(seen.volume, seen.prepared, self.networks, acquisition))
+    def taken(self, acquisition: AcquisitionReference, seen: Seen) -> np.ndarray:
+        """How a scan was taken, against the training scans."""
+        return as_taken(seen.volume, seen.prepared, self.networks, acquisition)
 
     @property
     def both(self) -> tuple[list[Seen], list[Seen]]:

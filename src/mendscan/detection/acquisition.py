@@ -26,11 +26,13 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from mendscan.detection.own_grid import ECHO_STATISTICS, EDGE_STATISTICS, OWN_GRID_STATISTICS, fisher_correlation
 
 __all__ = [
+    "DEPARTURE",
     "GENERATIONS",
     "STATISTICS",
     "AcquisitionReference",
     "acquisition_statistics",
     "strangest",
+    "weights_of",
 ]
 
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -38,7 +40,7 @@ _BAND_SIGMAS = (0.0, 0.7, 1.4, 2.8)
 _NOISE_SIGMA = 0.8
 _COARSE_SIGMA = 1.0
 """Finer detail is not compared with the mean healthy scan."""
-_DEPARTURE = 0.3
+DEPARTURE = 0.3
 """τ², in healthy variances of a statistic; docs/evidence.md has what others were worth."""
 _SMALLEST_VARIANCE = 1e-3
 """Of a combination of standardised statistics; where few scans agree wholly, they agree by chance."""
@@ -124,6 +126,18 @@ def acquisition_statistics(
     return np.array([*found, *own], dtype=np.float64)
 
 
+def weights_of(covariance_KK: Float64[np.ndarray, "K K"], departure: float = DEPARTURE) -> Float64[np.ndarray, "K K"]:
+    """Return C⁻¹ - (C + τ² I)⁻¹, which the squared distance weighs statistics by.
+
+    Args:
+        covariance_KK: C, of standardised statistics in healthy scans.
+        departure: τ².
+    """
+    variances, directions = np.linalg.eigh(covariance_KK)
+    variances = np.maximum(variances, _SMALLEST_VARIANCE)
+    return (directions * (1 / variances - 1 / (variances + departure))) @ directions.T
+
+
 @dataclass(frozen=True, eq=False)
 class AcquisitionReference:
     """How healthy training scans were taken.
@@ -168,7 +182,7 @@ class AcquisitionReference:
         z_NK = np.clip((statistics_NK - centre) / spread, -_CLIP, _CLIP)
         parts = [part_NK for part_NK in np.split(z_NK, [_ON_MODEL_GRID], axis=1) if part_NK.size]
         covariances = [LedoitWolf(assume_centered=True).fit(part_NK).covariance_ for part_NK in parts]
-        return cls(usual_SHW, centre, spread, block_diag(*map(_weights, covariances)))
+        return cls(usual_SHW, centre, spread, block_diag(*map(weights_of, covariances)))
 
     def standardised(
         self,
@@ -189,13 +203,6 @@ class AcquisitionReference:
     def length(self, standardised: Float64[np.ndarray, " n"]) -> float:
         """Return the distance from the training scans, >= 0; higher = taken in another way."""
         return float(np.sqrt(max(standardised @ self.precision @ standardised, 0.0)))
-
-
-def _weights(covariance_KK: Float64[np.ndarray, "K K"]) -> Float64[np.ndarray, "K K"]:
-    """Return C⁻¹ - (C + τ² I)⁻¹, from the eigenvalues: both have the eigenvectors of C."""
-    variances, directions = np.linalg.eigh(covariance_KK)
-    variances = np.maximum(variances, _SMALLEST_VARIANCE)
-    return (directions * (1 / variances - 1 / (variances + _DEPARTURE))) @ directions.T
 
 
 def _of_intensities(scan: Float32[np.ndarray, "S H W"]) -> list[float]:
