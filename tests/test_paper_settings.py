@@ -15,6 +15,7 @@ ROWS = re.findall(r"^\| [^|]+ \| `([a-z_]+\.\w+)` \| ([^|]+) \| ([^|]+) \|", PAG
 NOT_THE_PAPERS = {
     "preparation.spacing_mm": "for fit=resample only",
     "preparation.planes": "for the standardised map only",
+    "prior.context_slices": "for the standardised map only",
     "codebook.decay": "use is followed, but moves no code",
     "training.steps": "follows from epochs",
     "training.validation_fraction": "of the deviations",

@@ -34,6 +34,7 @@ def parse_settings(values: Any, *, where: object) -> Settings:
     for plane in (settings, *settings.further_planes.values()):
         _check_shapes(plane, where)
         _check_preparation(plane, where)
+        _check_context(plane, where)
     _check_planes(settings, where)
     _check_ranges(settings, where)
     _check_evidence(settings, where)
@@ -190,6 +191,27 @@ def _check_planes(settings: Settings, where: object) -> None:
             found=f"preparation.slice_view={preparation.slice_view}, "
             f"preparation.scored_slices={preparation.scored_slices or 'none'}",
             remedy="set them to array and none, or preparation.planes=1",
+        )
+
+
+def _check_context(settings: Settings, where: object) -> None:
+    gap = settings.prior.context_slices
+    if not gap:
+        return
+    if settings.preparation.scored_slices is not None or settings.training.prior_views is None:
+        raise SettingsError(
+            "prior.context_slices needs every slice scored, and encoded before the prior is trained",
+            where=where,
+            found=f"preparation.scored_slices={settings.preparation.scored_slices or 'none'}, "
+            f"training.prior_views={settings.training.prior_views or 'none'}",
+            remedy="set them to none and a number, or prior.context_slices=0",
+        )
+    if gap >= settings.slices:
+        raise SettingsError(
+            "prior.context_slices reaches beyond every scan",
+            where=where,
+            found=gap,
+            expected=f"less than the {settings.slices} slices along {settings.slice_axis}",
         )
 
 

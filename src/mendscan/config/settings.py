@@ -178,6 +178,9 @@ class PriorSettings(Frozen):
     """Masked convolution that gathers keys and queries."""
     dropout: Fraction = 0.1
     """Probability with which a block drops a whole channel in training."""
+    context_slices: NonNegative = 0
+    """So many slices before and after a slice lie those whose codes the prior may see as well; 0 = none (the paper).
+    The NLL as evidence is then that of codes given theirs; restorations and the paper's scores are made without."""
 
 
 class DiscriminatorSettings(Frozen):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mendscan.cohort.preparing import Prepared, evenly_spaced, from_slices, slice_positions, to_slices
 from mendscan.config import Settings
-from mendscan.detection.code_shifts import SHIFTS, shifted
+from mendscan.detection.code_shifts import SHIFTS, mean_over_shifts
 from mendscan.detection.devices import bfloat16_is_fast
 from mendscan.detection.encoded_scan import EncodedScan, scan_uniforms
 from mendscan.detection.evidence import Evidence
@@ -28,6 +28,7 @@ from mendscan.models.code_networks import CodeNetworks
 from mendscan.models.decoding import SliceDecoder
 from mendscan.models.discriminator import Discriminator
 from mendscan.models.pixelsnail import PixelSNAIL
+from mendscan.models.slice_context import beside
 from mendscan.models.vqvae import VQVAE
 from mendscan.parallel import available_cores, each_in_threads
 from mendscan.shapes import MapSHW
@@ -150,9 +151,8 @@ class Networks:
         self, slices_SHW: Float[Tensor, "S H W"], position_S: Float[Tensor, " S"]
     ) -> tuple[Int[Tensor, "S h w"], Float[Tensor, "S h w"]]:
         """Return the codes of slices and the negative log-likelihood of each, in nats."""
-        position_S = position_S.to(self.device)
-        codes = self.vqvae.codes(slices_SHW.to(self.device), position_S)
-        return codes, self.prior.nll(codes, position_S)
+        codes = self._codes(slices_SHW, position_S)
+        return codes, self.prior.nll(codes, position_S.to(self.device))
 
     def reconstructed(self, slices_SHW: Float32[np.ndarray, "S H W"]) -> Float32[np.ndarray, "S H W"]:
         """Return what the decoder makes of the codes of all slices of a prepared scan."""
@@ -161,9 +161,8 @@ class Networks:
 
     @torch.inference_mode()
     def _remade(self, slices_SHW: Float[Tensor, "S H W"], position_S: Float[Tensor, " S"]) -> Float[Tensor, "S H W"]:
-        position_S = position_S.to(self.device)
-        codes = self.vqvae.codes(slices_SHW.to(self.device), position_S)
-        return self.vqvae.decode_codes(codes, position_S).float().cpu()
+        codes = self._codes(slices_SHW, position_S)
+        return self.vqvae.decode_codes(codes, position_S.to(self.device)).float().cpu()
 
     def restore(
         self,
@@ -269,7 +268,7 @@ class Networks:
 
     def _averaged_nll(self, scan: EncodedScan, shifts: Sequence[tuple[int, int]]) -> MapSHW:
         """Return the code NLL of every pixel, the mean over all planes and places of the grid."""
-        own_SHW = self._nll_map(scan.slices_SHW, scan.position_S, shifts, unshifted_Shw=scan.nll_Shw)
+        own_SHW = self._nll_map(scan.slices_SHW, scan.position_S, shifts)
         return np.mean([own_SHW, *(self._nll_across(plane, scan, shifts) for plane in self.further)], axis=0)
 
     def _nll_across(self, plane: Networks, scan: EncodedScan, shifts: Sequence[tuple[int, int]]) -> MapSHW:
@@ -280,28 +279,36 @@ class Networks:
         return to_slices(from_slices(plane._nll_map(across_SHW, positions, shifts), other, "array"), own, "array")
 
     def _nll_map(
-        self,
-        slices_SHW: Float[Tensor, "S H W"],
-        position_S: Float[Tensor, " S"],
-        shifts: Sequence[tuple[int, int]],
-        *,
-        unshifted_Shw: Float[Tensor, "S h w"] | None = None,
+        self, slices_SHW: Float[Tensor, "S H W"], position_S: Float[Tensor, " S"], shifts: Sequence[tuple[int, int]]
     ) -> MapSHW:
-        """Return the code NLL of every pixel, the mean over places of the grid; one of them may be known already."""
-        downsampling = self.settings.vqvae.downsampling
-        total_SHW = torch.zeros_like(slices_SHW)
-        for shift in shifts:
-            known = unshifted_Shw if shift == (0, 0) else None
-            nll_Shw = self._nll(shifted(slices_SHW, *shift), position_S) if known is None else known
-            map_SHW = torch.from_numpy(nll_map(nll_Shw.numpy(), downsampling=downsampling))
-            total_SHW += shifted(map_SHW, -shift[0], -shift[1])
-        return (total_SHW / len(shifts)).numpy()
+        """Return the code NLL of every pixel, the mean over places of the grid."""
+
+        def map_of(moved_SHW: Float[Tensor, "S H W"]) -> Float[Tensor, "S H W"]:
+            nll_Shw = self._nll(moved_SHW, position_S)
+            return torch.from_numpy(nll_map(nll_Shw.numpy(), downsampling=self.settings.vqvae.downsampling))
+
+        return mean_over_shifts(slices_SHW, shifts, map_of).numpy()
 
     def _nll(self, slices_SHW: Float[Tensor, "S H W"], position_S: Float[Tensor, " S"]) -> Float[Tensor, "S h w"]:
-        """Return the negative log-likelihood of each code of slices, on the CPU."""
+        """Return the negative log-likelihood of each code of slices, on the CPU; given those beside it, if it may."""
+        gap, missing = self.settings.prior.context_slices, self.settings.vqvae.codes
+        codes_Shw = torch.cat(self._by_slices(self._codes, slices_SHW, position_S))
+        known = (codes_Shw, position_S, *((beside(codes_Shw, gap, missing=missing),) if gap else ()))
         with folded_weights(self.prior):
-            parts = self._by_slices(self.codes_and_nll, slices_SHW, position_S)
-        return torch.cat([nll.cpu() for _, nll in parts])
+            return torch.cat(self._by_slices(self._nll_of_codes, *known))
+
+    @torch.inference_mode()
+    def _codes(self, slices_SHW: Float[Tensor, "S H W"], position_S: Float[Tensor, " S"]) -> Int[Tensor, "S h w"]:
+        return self.vqvae.codes(slices_SHW.to(self.device), position_S.to(self.device))
+
+    @torch.inference_mode()
+    def _nll_of_codes(
+        self,
+        codes_Shw: Int[Tensor, "S h w"],
+        position_S: Float[Tensor, " S"],
+        beside_S2hw: Int[Tensor, "S 2 h w"] | None = None,
+    ) -> Float[Tensor, "S h w"]:
+        return self.prior.nll(codes_Shw, position_S.to(self.device), beside_S2hw).cpu()
 
     def _groups(self, slices: int, restorations: int) -> list[Int[Tensor, " n"]]:
         """Return interleaved groups of slices: neighbours are alike, so that groups are equally much work."""

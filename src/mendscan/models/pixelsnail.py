@@ -22,6 +22,7 @@ from mendscan.models.causal import CausalBlock, CausalLayer, WeightNormConv
 from mendscan.models.masked import CodeConv, MaskedConv
 from mendscan.models.memory import Memory
 from mendscan.models.products import Product
+from mendscan.models.slice_context import SliceContext
 
 __all__ = ["PixelSNAIL", "PriorSteps", "places_of"]
 
@@ -141,23 +142,38 @@ class PixelSNAIL(CausalLayer):
         self.blocks = nn.ModuleList(SnailBlock(settings) for _ in range(settings.blocks))
         self.head = nn.Conv2d(settings.channels, settings.channels, 1)
         self.logits = WeightNormConv(settings.channels, codes, (1, 1))
+        self.context = SliceContext(codes, settings.channels) if settings.context_slices else None
 
-    def forward(self, codes_Bhw: Int[Tensor, "B h w"], position_B: Float[Tensor, " B"]) -> Float[Tensor, "B K h w"]:
+    def forward(
+        self,
+        codes_Bhw: Int[Tensor, "B h w"],
+        position_B: Float[Tensor, " B"],
+        beside_B2hw: Int[Tensor, "B 2 h w"] | None = None,
+    ) -> Float[Tensor, "B K h w"]:
         """Return the logits of every code given those before it.
 
         Args:
             codes_Bhw: Codes, 0 … K-1.
             position_B: Slice coordinate in [-0.5, 0.5].
+            beside_B2hw: Codes of the slices some way before and after; K beyond the scan.  None = as if there were none
+                for any slice, which is all that a prior without context knows.
         """
         x = self.first(codes_Bhw)
+        if self.context is not None and beside_B2hw is not None:
+            x = x + self.context(beside_B2hw)
         places = places_of(x).expand(len(x), -1, -1, -1)
         for block in self.blocks:
             x = block(x, position_B, places)
         return self.logits(elu(self.head(elu(x))))
 
-    def nll(self, codes_Bhw: Int[Tensor, "B h w"], position_B: Float[Tensor, " B"]) -> Float[Tensor, "B h w"]:
-        """Return −log p(z_i | z_<i, c) of each code in nats; higher = less likely."""
-        return cross_entropy(self(codes_Bhw, position_B).float(), codes_Bhw, reduction="none")
+    def nll(
+        self,
+        codes_Bhw: Int[Tensor, "B h w"],
+        position_B: Float[Tensor, " B"],
+        beside_B2hw: Int[Tensor, "B 2 h w"] | None = None,
+    ) -> Float[Tensor, "B h w"]:
+        """Return −log p(z_i | z_<i, c) of each code in nats, also given the slices beside it; higher = less likely."""
+        return cross_entropy(self(codes_Bhw, position_B, beside_B2hw).float(), codes_Bhw, reduction="none")
 
     def incremental(self, memory: Memory, height: int, width: int) -> PriorSteps:
         """Return the prior in its incremental form, for a grid of codes.

@@ -37,6 +37,8 @@ __all__ = [
 _VALIDATION_SLICES = 512
 _ENCODE_BATCH = 64
 _KMEANS_LATENTS = 20_000
+_WITHOUT_CONTEXT = 0.3
+"""Part of the slices whose codes a prior with context learns without it."""
 _REVIVE_EVERY = 10
 """Steps between two looks for dead codes: running means need some steps to settle."""
 _REVIVE_UNTIL = 0.8
@@ -118,17 +120,41 @@ class SliceData:
 
 @dataclass(frozen=True, eq=False)
 class CodeData:
-    """Codes of slices under several augmentations, and the slice coordinate of each slice."""
+    """Codes of slices under several augmentations, and the slice coordinate of each slice.
+
+    Attributes:
+        codes_VNhw: Scan by scan, the slices of each in order.
+        position_N: The coordinates.
+        slices: How many each scan has.
+    """
 
     codes_VNhw: Int[Tensor, "V N h w"]
     position_N: Float[Tensor, " N"]
+    slices: int
 
-    def batch(self, count: int, *, generator: torch.Generator) -> tuple[Int[Tensor, "B h w"], Float[Tensor, " B"]]:
-        """Draw slices, each under a random augmentation."""
+    def draw(self, count: int, *, generator: torch.Generator) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
+        """Draw slices, each under a random augmentation: which augmentation, and which slice."""
         views, slices = self.codes_VNhw.shape[:2]
         view = torch.randint(views, (count,), generator=generator)
-        index = torch.randint(slices, (count,), generator=generator)
-        return self.codes_VNhw[view, index].long(), self.position_N[index]
+        return view, torch.randint(slices, (count,), generator=generator)
+
+    def at(
+        self, view_B: Int[Tensor, " B"], index_B: Int[Tensor, " B"]
+    ) -> tuple[Int[Tensor, "B h w"], Float[Tensor, " B"]]:
+        """Return the codes of some slices, and their coordinates."""
+        return self.codes_VNhw[view_B, index_B].long(), self.position_N[index_B]
+
+    def beside(
+        self, view_B: Int[Tensor, " B"], index_B: Int[Tensor, " B"], gap: int, *, missing: int
+    ) -> Int[Tensor, "B 2 h w"]:
+        """Return the codes of the slices `gap` before and after some slices of the same scan, `missing` beyond it."""
+        place_B = index_B % self.slices
+        found = []
+        for step in (-gap, gap):
+            inside_B = (place_B + step >= 0) & (place_B + step < self.slices)
+            codes_Bhw = self.codes_VNhw[view_B, torch.where(inside_B, index_B + step, index_B)].long()
+            found.append(codes_Bhw.masked_fill(~inside_B.to(codes_Bhw.device)[:, None, None], missing))
+        return torch.stack(found, dim=1)
 
 
 def vqvae_loss(vqvae: VQVAE, data: SliceData, steps: int) -> Callable[[int], dict[str, Tensor]]:
@@ -196,13 +222,22 @@ def _start_codebook(vqvae: VQVAE, data: SliceData, generator: torch.Generator) -
 
 
 def prior_loss(prior: PixelSNAIL, codes: CodeData, settings: Settings) -> Callable[[int], dict[str, Tensor]]:
-    """Return the loss of one prior step: the mean code NLL, in nats."""
+    """Return the loss of one prior step: the mean code NLL, in nats.
+
+    A prior that may see the slices beside a slice goes without them in a part of the slices: it is asked both ways.
+    """
+    gap, missing = settings.prior.context_slices, settings.vqvae.codes
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
-        generator = generator_for(settings.seed, "prior", step)
-        codes_Bhw, position_B = codes.batch(settings.training.batch_slices, generator=generator)
+        generator, beside_B2hw = generator_for(settings.seed, "prior", step), None
+        drawn = codes.draw(settings.training.batch_slices, generator=generator)
+        codes_Bhw, position_B = codes.at(*drawn)
+        if gap:
+            alone_B = torch.rand(len(codes_Bhw), generator=generator) < _WITHOUT_CONTEXT
+            beside_B2hw = codes.beside(*drawn, gap, missing=missing)
+            beside_B2hw = beside_B2hw.masked_fill(alone_B.to(position_B.device)[:, None, None, None], missing)
         with _arithmetic(settings, position_B.device):
-            return {"loss": prior.nll(codes_Bhw, position_B).mean()}
+            return {"loss": prior.nll(codes_Bhw, position_B, beside_B2hw).mean()}
 
     return loss_of_step
 
@@ -244,7 +279,7 @@ def encode_views(vqvae: VQVAE, data: SliceData, views: int, on_batch: Callable[[
             on_batch(len(part))
         encoded.append(torch.cat(parts))
     positions = torch.from_numpy(slice_positions(data.slices_NSHW.shape[1])[list(data.slices)])
-    return CodeData(torch.stack(encoded), positions.repeat(len(data.scans)).to(data.device))
+    return CodeData(torch.stack(encoded), positions.repeat(len(data.scans)).to(data.device), len(data.slices))
 
 
 def validation_slices(scans: int, settings: Settings) -> int:
@@ -277,15 +312,19 @@ def validate_vqvae(vqvae: VQVAE, data: SliceData, *, quantise: bool) -> dict[str
 
 @torch.inference_mode()
 def validate_prior(prior: PixelSNAIL, codes: CodeData, *, slices: int = _VALIDATION_SLICES) -> dict[str, float]:
-    """Return the hold-out code NLL, mean over the codes of so many slices, in nats."""
+    """Return the hold-out code NLL, mean over the codes of so many slices, in nats; given those beside it, too."""
     prior.eval()
     chosen = torch.linspace(0, codes.codes_VNhw.shape[1] - 1, min(slices, codes.codes_VNhw.shape[1]))
-    total, count = 0.0, 0
+    gap = prior.settings.context_slices
+    alone, given, count = 0.0, 0.0, 0
     for part in chosen.round().long().split(_ENCODE_BATCH):
-        nll_Bhw = prior.nll(codes.codes_VNhw[0, part].long(), codes.position_N[part])
-        total, count = total + float(nll_Bhw.double().sum()), count + nll_Bhw.numel()
+        at = torch.zeros_like(part), part
+        nll_Bhw = prior.nll(*codes.at(*at))
+        alone, count = alone + float(nll_Bhw.double().sum()), count + nll_Bhw.numel()
+        if gap:
+            given += float(prior.nll(*codes.at(*at), codes.beside(*at, gap, missing=prior.codes)).double().sum())
     prior.train()
-    return {"holdout_nll": total / count}
+    return {"holdout_nll": alone / count} | ({"holdout_nll_beside": given / count} if gap else {})
 
 
 def _arithmetic(settings: Settings, device: torch.device) -> torch.autocast:
