@@ -385,3 +385,19 @@ def test_a_wide_blur_is_as_wide_as_it_says() -> None:
     assert 150 < blurred.sum() < 250
     assert 0.75 < widths[blurred].min() < 0.85
     assert 1.25 < widths[blurred].max() < 1.4
+
+
+def test_slices_of_one_scan_change_alike_but_for_their_noise() -> None:
+    without_noise = PAPER.model_copy(update={"noise": 0.0, "probability": 1.0})
+    same = noise_slices(1).expand(5, -1, -1)
+
+    def changed(settings: AugmentationSettings, *, alike: bool) -> Tensor:
+        return augment(same, settings, flip_axis=1, generator=torch.Generator().manual_seed(3), alike=alike)
+
+    together, apart = (changed(without_noise, alike=alike) for alike in (True, False))
+    torch.testing.assert_close(together, together[:1].expand(5, -1, -1))
+    assert not torch.allclose(together[0], same[0], atol=0.1)
+    assert all(not torch.allclose(apart[0], other, atol=0.1) for other in apart[1:])
+    noisy = changed(PAPER.model_copy(update={"probability": 1.0}), alike=True) - together
+    assert noisy.std() > 0
+    assert abs(float(torch.corrcoef(noisy.flatten(1))[0, 1])) < 0.1

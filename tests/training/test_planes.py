@@ -21,7 +21,8 @@ from mendscan.volumes.reading import read_volume
 from training.conftest import SMALL
 from training.test_trainer import StopAt
 
-PLANES = (*SMALL, "preparation.planes=3", "preparation.shape_XYZ=20,24,12", "detection.evidence=nll")
+ONE_BY_ONE = ("detection.evidence=nll", "prior.context_slices=0")
+PLANES = (*SMALL, "preparation.planes=3", "preparation.shape_XYZ=20,24,12", *ONE_BY_ONE)
 
 
 def train(healthy: Path, folder: Path, **options: object) -> Path:

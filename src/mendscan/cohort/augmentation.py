@@ -29,6 +29,7 @@ def augment(
     *,
     flip_axis: int | None,
     generator: Generator,
+    alike: bool = False,
 ) -> Float[Tensor, "B H W"]:
     """Deform, recolour, blur and add noise, each slice by its own draw.
 
@@ -37,12 +38,14 @@ def augment(
         settings: Ranges.
         flip_axis: Which axis of the batch runs left to right (1 or 2); None if neither does.
         generator: The only source of chance.
+        alike: Whether one draw is for all slices, which are of one scan; their noise stays their own.
     """
+    draws = 1 if alike else len(slices_BHW)
     background = slices_BHW == 0 if settings.keep_zero else None
-    moved, background = _deform(slices_BHW, background, settings, flip_axis, generator)
-    coloured = _clipped_again(_recolour(moved, settings, generator), settings)
-    blurred = _blur(coloured, settings, generator)
-    noisy = _clipped_again(_add_noise(blurred, settings, generator), settings)
+    moved, background = _deform(slices_BHW, background, settings, flip_axis, draws, generator)
+    coloured = _clipped_again(_recolour(moved, settings, draws, generator), settings)
+    blurred = _blur(coloured, settings, draws, generator)
+    noisy = _clipped_again(_add_noise(blurred, settings, draws, generator), settings)
     return noisy if background is None else noisy.masked_fill(background, 0.0)
 
 
@@ -66,24 +69,25 @@ def _deform(
     background: Tensor | None,
     settings: AugmentationSettings,
     flip_axis: int | None,
+    draws: int,
     generator: Generator,
 ) -> tuple[Tensor, Tensor | None]:
     """Rotate, scale, mirror and deform elastically, with one interpolation."""
     batch, height, width = slices_BHW.shape
-    angle = torch.deg2rad(_uniform(batch, -settings.rotation_degrees, settings.rotation_degrees, generator))
-    angle = angle * _happens(batch, settings, generator)
-    zoom = (1 / _uniform(batch, *settings.scale_range, generator)) ** _happens(batch, settings, generator)
-    mirror = torch.where(torch.rand(batch, generator=generator) < 0.5, -1.0, 1.0)
-    mirror = mirror if settings.flip and flip_axis is not None else torch.ones(batch)
+    angle = torch.deg2rad(_uniform(draws, -settings.rotation_degrees, settings.rotation_degrees, generator))
+    angle = angle * _happens(draws, settings, generator)
+    zoom = (1 / _uniform(draws, *settings.scale_range, generator)) ** _happens(draws, settings, generator)
+    mirror = torch.where(torch.rand(draws, generator=generator) < 0.5, -1.0, 1.0)
+    mirror = mirror if settings.flip and flip_axis is not None else torch.ones(draws)
     # grid_sample's coordinates are (x, y) = (W, H), each in [-1, 1]; a rotation must know the slice's aspect.
-    flip_x, flip_y = (mirror, torch.ones(batch)) if flip_axis == 2 else (torch.ones(batch), mirror)
+    flip_x, flip_y = (mirror, torch.ones(draws)) if flip_axis == 2 else (torch.ones(draws), mirror)
     cosine, sine, aspect = torch.cos(angle) * zoom, torch.sin(angle) * zoom, height / width
     rows = [
-        torch.stack([flip_x * cosine, -flip_y * sine * aspect, torch.zeros(batch)], dim=1),
-        torch.stack([flip_x * sine / aspect, flip_y * cosine, torch.zeros(batch)], dim=1),
+        torch.stack([flip_x * cosine, -flip_y * sine * aspect, torch.zeros(draws)], dim=1),
+        torch.stack([flip_x * sine / aspect, flip_y * cosine, torch.zeros(draws)], dim=1),
     ]
-    grid = affine_grid(torch.stack(rows, dim=1), [batch, 1, height, width], align_corners=False)
-    grid = (grid + _elastic(grid, settings, generator)).to(slices_BHW)
+    grid = affine_grid(torch.stack(rows, dim=1), [draws, 1, height, width], align_corners=False)
+    grid = (grid + _elastic(grid, settings, generator)).to(slices_BHW).expand(batch, -1, -1, -1)
     moved = grid_sample(slices_BHW[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
     if background is None:
         return moved, None
@@ -124,36 +128,35 @@ def _affine(
     return (first + third) / 2 + along_x * places_BHW2[..., :1] + along_y * places_BHW2[..., 1:]
 
 
-def _recolour(slices_BHW: Tensor, settings: AugmentationSettings, generator: Generator) -> Tensor:
+def _recolour(slices_BHW: Tensor, settings: AugmentationSettings, draws: int, generator: Generator) -> Tensor:
     """Change contrast and brightness of the intensities within ±`clip_sigma`."""
-    batch = len(slices_BHW)
-    change = _uniform(batch, -settings.contrast, settings.contrast, generator)
-    shift = _uniform(batch, -settings.brightness, settings.brightness, generator)
-    happens = _happens(batch, settings, generator)
+    change = _uniform(draws, -settings.contrast, settings.contrast, generator)
+    shift = _uniform(draws, -settings.brightness, settings.brightness, generator)
+    happens = _happens(draws, settings, generator)
     gain, shift = 1 + change * happens, (shift - settings.contrast_about * change) * happens
     inside = slices_BHW.clamp(-settings.clip_sigma, settings.clip_sigma)
     return inside * gain.to(slices_BHW)[:, None, None] + shift.to(slices_BHW)[:, None, None]
 
 
-def _blur(slices_BHW: Tensor, settings: AugmentationSettings, generator: Generator) -> Tensor:
+def _blur(slices_BHW: Tensor, settings: AugmentationSettings, draws: int, generator: Generator) -> Tensor:
     """Blur half of the slices by a Gaussian of random width."""
     batch = len(slices_BHW)
     most = max(settings.blur_sigma_pixels, _FAINTEST_BLUR)
-    sigma = _uniform(batch, min(max(settings.blur_least_sigma_pixels, _FAINTEST_BLUR), most), most, generator)
-    chosen = (torch.rand(batch, generator=generator) < 0.5).to(slices_BHW.device)
+    sigma = _uniform(draws, min(max(settings.blur_least_sigma_pixels, _FAINTEST_BLUR), most), most, generator)
+    chosen = (torch.rand(draws, generator=generator) < 0.5).to(slices_BHW.device)
     reach = max(_BLUR_REACH, math.ceil(2 * most))
     steps = torch.arange(-reach, reach + 1)
     kernel = torch.exp(-0.5 * (steps / sigma[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).to(slices_BHW)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).to(slices_BHW).expand(batch, -1)
     padded = pad(slices_BHW[None], (reach,) * 4, mode="replicate")
     blurred = conv2d(padded, kernel[:, None, :, None], groups=batch)
     blurred = conv2d(blurred, kernel[:, None, None, :], groups=batch)[0]
     return torch.where(chosen[:, None, None], blurred, slices_BHW)
 
 
-def _add_noise(slices_BHW: Tensor, settings: AugmentationSettings, generator: Generator) -> Tensor:
-    share = _uniform(len(slices_BHW), 0.0, 1.0, generator)
+def _add_noise(slices_BHW: Tensor, settings: AugmentationSettings, draws: int, generator: Generator) -> Tensor:
+    share = _uniform(draws, 0.0, 1.0, generator)
     share = share.sqrt() if settings.noise_even_in == "variance" else share
-    sigma = (share * settings.noise * _happens(len(slices_BHW), settings, generator)).to(slices_BHW)
+    sigma = (share * settings.noise * _happens(draws, settings, generator)).to(slices_BHW)
     noise = torch.randn(slices_BHW.shape, generator=generator).to(slices_BHW)
     return slices_BHW + sigma[:, None, None] * noise

@@ -39,6 +39,8 @@ PIXELS_PER_STEP = 125_000
 """Slice pixels in one training batch: about 0.2 s a step on two CPU cores."""
 VOXELS_PER_STEP = 250_000
 """Voxels in one batch of the discriminator: about as long a step."""
+CONTEXT_SHARE = 0.14
+"""Of the slices, from one to those whose codes the prior sees as well; docs/evidence.md has what others were worth."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False)
         augmentation=_AUTO_AUGMENTATION.model_copy(update={"flip": flip}),
         vqvae=_AUTO_VQVAE,
         codebook=_AUTO_CODEBOOK,
-        prior=_AUTO_PRIOR,
+        prior=_AUTO_PRIOR.model_copy(update={"context_slices": _context_slices(preparation)}),
         discriminator=DiscriminatorSettings(batch_scans=scans, learning_rate=6e-3),
         training=_AUTO_TRAINING.model_copy(
             update={"batch_slices": batch, "precision": "bfloat16" if bfloat16_is_fast else "float32"}
@@ -260,6 +262,12 @@ def _intensity(cohort: Fingerprint, has_background: bool) -> tuple[dict[str, Any
     ]
 
 
+def _context_slices(preparation: PreparationSettings) -> int:
+    """Return how far the slices are whose codes the prior sees as well: on hippocampus MRI 5 of 36."""
+    slices = preparation.shape_XYZ["XYZ".index(preparation.slice_axis)]
+    return max(1, round(CONTEXT_SHARE * slices))
+
+
 def _network_decisions(settings: Settings) -> list[Decision]:
     height, width = settings.latent_shape
     return [
@@ -277,6 +285,11 @@ def _network_decisions(settings: Settings) -> list[Decision]:
             "prior",
             f"{settings.prior.channels} channels, {settings.prior.blocks}×{settings.prior.layers_per_block} pairs",
             "trains to its best within minutes on two CPU cores; larger ones overfit a small cohort",
+        ),
+        Decision(
+            "prior.context_slices",
+            str(settings.prior.context_slices),
+            f"{100 * CONTEXT_SHARE:g} % of the slices: beyond a small anomaly, and still alike",
         ),
         Decision(
             "discriminator",

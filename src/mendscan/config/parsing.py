@@ -34,8 +34,8 @@ def parse_settings(values: Any, *, where: object) -> Settings:
     for plane in (settings, *settings.further_planes.values()):
         _check_shapes(plane, where)
         _check_preparation(plane, where)
-        _check_context(plane, where)
     _check_planes(settings, where)
+    _check_context(settings, where)
     _check_ranges(settings, where)
     _check_evidence(settings, where)
     return settings
@@ -195,23 +195,14 @@ def _check_planes(settings: Settings, where: object) -> None:
 
 
 def _check_context(settings: Settings, where: object) -> None:
-    gap = settings.prior.context_slices
-    if not gap:
-        return
-    if settings.preparation.scored_slices is not None or settings.training.prior_views is None:
+    together = settings.preparation.scored_slices is None and settings.training.prior_views is not None
+    if settings.prior.context_slices and not together:
         raise SettingsError(
             "prior.context_slices needs every slice scored, and encoded before the prior is trained",
             where=where,
             found=f"preparation.scored_slices={settings.preparation.scored_slices or 'none'}, "
             f"training.prior_views={settings.training.prior_views or 'none'}",
             remedy="set them to none and a number, or prior.context_slices=0",
-        )
-    if gap >= settings.slices:
-        raise SettingsError(
-            "prior.context_slices reaches beyond every scan",
-            where=where,
-            found=gap,
-            expected=f"less than the {settings.slices} slices along {settings.slice_axis}",
         )
 
 

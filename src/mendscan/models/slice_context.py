@@ -52,5 +52,6 @@ def beside(codes_Shw: Int[Tensor, "S h w"], gap: int, *, missing: int) -> Int[Te
         >>> beside(torch.tensor([[[5]], [[6]], [[7]]]), 1, missing=9).flatten(1).tolist()
         [[9, 6], [5, 7], [6, 9]]
     """
-    around = pad(codes_Shw, (0, 0, 0, 0, gap, gap), value=missing)
-    return torch.stack([around[: len(codes_Shw)], around[2 * gap :]], dim=1)
+    reach = min(gap, len(codes_Shw))
+    around = pad(codes_Shw, (0, 0, 0, 0, reach, reach), value=missing)
+    return torch.stack([around[: len(codes_Shw)], around[2 * reach :]], dim=1)

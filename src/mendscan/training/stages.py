@@ -79,11 +79,13 @@ class SliceData:
             torch.from_numpy(position).to(self.device),
         )
 
-    def augmented(self, indices: Int[Tensor, " B"], *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return a batch, augmented."""
+    def augmented(
+        self, indices: Int[Tensor, " B"], *, generator: torch.Generator, alike: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return a batch, augmented: each slice by its own draw, or all `alike`."""
         slices_BHW, position_B = self.batch(indices)
-        changed = augment(slices_BHW, self.settings.augmentation, flip_axis=self._flip_axis, generator=generator)
-        return changed, position_B
+        how = self.settings.augmentation
+        return augment(slices_BHW, how, flip_axis=self._flip_axis, generator=generator, alike=alike), position_B
 
     def draw(self, stage: str, step: int, *, generator: torch.Generator) -> Int[Tensor, " B"]:
         """Return the indices of a step: any slices, or a few of each scan whose turn it is in the epoch."""
@@ -266,17 +268,21 @@ def fresh_prior_loss(prior: PixelSNAIL, vqvae: VQVAE, data: SliceData) -> Callab
 
 @torch.inference_mode()
 def encode_views(vqvae: VQVAE, data: SliceData, views: int, on_batch: Callable[[int], None]) -> CodeData:
-    """Encode every slice as it is, and under `views` - 1 augmentations: the codes are fixed while the prior trains."""
+    """Encode every slice as it is, and under `views` - 1 augmentations: the codes are fixed while the prior trains.
+
+    For a prior that sees the slices beside a slice those of a scan are augmented alike, so that they belong together.
+    """
     vqvae.eval()
-    everything = torch.arange(len(data))
+    alike, everything = data.settings.prior.context_slices > 0, torch.arange(len(data))
     encoded = []
     for view in range(views):
         parts = []
-        for number, part in enumerate(everything.split(_ENCODE_BATCH)):
-            generator = generator_for(data.settings.seed, "view", view, number)
-            batch = data.augmented(part, generator=generator) if view else data.batch(part)
-            parts.append(vqvae.codes(*batch).to(torch.int16))
-            on_batch(len(part))
+        for number, together in enumerate(everything.split(len(data.slices) if alike else _ENCODE_BATCH)):
+            for part in together.split(_ENCODE_BATCH):
+                generator = generator_for(data.settings.seed, "view", view, number)
+                batch = data.augmented(part, generator=generator, alike=alike) if view else data.batch(part)
+                parts.append(vqvae.codes(*batch).to(torch.int16))
+                on_batch(len(part))
         encoded.append(torch.cat(parts))
     positions = torch.from_numpy(slice_positions(data.slices_NSHW.shape[1])[list(data.slices)])
     return CodeData(torch.stack(encoded), positions.repeat(len(data.scans)).to(data.device), len(data.slices))
