@@ -67,6 +67,7 @@ NETWORKS = {
     "scans not restyled": ["discriminator.restyled=0"],
     "one member of the discriminator": ["discriminator.members=1"],
     "one plane": ["preparation.planes=1"],
+    "no slices beside": ["prior.context_slices=0"],
 }  # fmt: skip
 RESTORATIONS = (1, 5, 15)
 PERCENTILES = (80.0, 90.0, 95.0, 98.0)
