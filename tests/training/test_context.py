@@ -56,7 +56,7 @@ def test_slices_of_a_scan_are_augmented_alike_where_they_are_seen_together(gap: 
 
 
 def test_a_prior_learns_what_only_the_slices_beside_tell() -> None:
-    """Every scan has a code of its own in all slices but the first rows, which are noise."""
+    """Codes are random, but the same in all slices of a scan: its other slices tell all, its coordinate nothing."""
     settings = override(SETTINGS, [f"prior.context_slices={GAP}", "training.batch_slices=32", "seed=3"])
     scans, slices, codes = 40, 8, settings.vqvae.codes
     generator = torch.Generator().manual_seed(0)
