@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mendscan.cohort.preparing import prepare
-from mendscan.detection import networks as networks_module
+from mendscan.detection import plane_networks
 from mendscan.detection.batch import _share_cores
 from mendscan.detection.code_shifts import SHIFTS, shifted
 from mendscan.detection.detector import Detector
@@ -52,8 +52,8 @@ def test_every_schedule_gives_the_same_map(networks: Networks, scan: EncodedScan
 def test_the_number_of_workers_changes_no_bit(
     networks: Networks, scan: EncodedScan, nats: float, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = networks_module.Batching(slices=2, state_rows=10, group=2)
-    monkeypatch.setattr(networks_module, "FITS_A_CPU", small)
+    small = plane_networks.Batching(slices=2, state_rows=10, group=2)
+    monkeypatch.setattr(plane_networks, "FITS_A_CPU", small)
     alone, together = (restored(replace(networks, workers=count), scan, nats) for count in (1, workers))
     assert np.array_equal(alone.restored_SHW, together.restored_SHW)
     assert np.array_equal(alone.residual_SHW, together.residual_SHW)

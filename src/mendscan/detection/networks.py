@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, TypeVar, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from mendscan.cohort.preparing import Prepared, evenly_spaced, from_slices, slice_positions, to_slices
 from mendscan.config import Settings
-from mendscan.detection.code_shifts import SHIFTS, mean_over_shifts
+from mendscan.detection.code_shifts import SHIFTS
 from mendscan.detection.devices import bfloat16_is_fast
 from mendscan.detection.encoded_scan import EncodedScan, scan_uniforms
 from mendscan.detection.evidence import Evidence
+from mendscan.detection.plane_networks import PlaneNetworks
 from mendscan.detection.restoration import Schedule, restore
 from mendscan.detection.scoring import WeightedRestoration, nll_map, weigh_restorations
-from mendscan.detection.slice_batches import FILLS_AN_ACCELERATOR, FITS_A_CPU, Batching
 from mendscan.detection.soft_restoration import restore_softly
 from mendscan.errors import SettingsError
 from mendscan.models.causal import folded_weights
@@ -28,14 +28,12 @@ from mendscan.models.code_networks import CodeNetworks
 from mendscan.models.decoding import SliceDecoder
 from mendscan.models.discriminator import Discriminator
 from mendscan.models.pixelsnail import PixelSNAIL
-from mendscan.models.slice_context import beside
 from mendscan.models.vqvae import VQVAE
-from mendscan.parallel import available_cores, each_in_threads
+from mendscan.parallel import each_in_threads
 from mendscan.shapes import MapSHW
 
 __all__ = ["Networks", "Precision", "RestoredScan"]
 
-Result = TypeVar("Result")
 Precision = Literal["exact", "fast"]
 """``exact``: float32.  ``fast``: restorations are drawn and decoded in bfloat16 where the processor has it."""
 
@@ -50,31 +48,16 @@ class RestoredScan(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Networks:
-    """The networks on a device, and what they compute for one scan.
-
-    On a CPU the slices of a scan are worked on in groups by `workers` threads with one torch thread each.  Groups do
-    not depend on `workers`, so neither does the result.  Unlike worker processes, threads share the weights and start
-    at once; torch computes outside the interpreter's lock, and they were measured as fast.
+class Networks(PlaneNetworks):
+    """All networks of a model on a device, and what they compute for one scan: those of its first plane, and others.
 
     Attributes:
-        vqvae: The auto-encoder, in evaluation mode.
-        prior: The prior over its codes, in evaluation mode.
-        settings: The model's settings.
-        workers: Threads that share a scan's slices on a CPU; None = one per core.
         discriminator: The discriminator, in evaluation mode; None if the plan has none.
         further: The networks of each other plane, whose settings have that axis alone.
     """
 
-    vqvae: VQVAE
-    prior: PixelSNAIL
-    settings: Settings
-    workers: int | None = None
     discriminator: Discriminator | None = None
-    further: tuple[Networks, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.vqvae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    further: tuple[PlaneNetworks, ...] = ()
 
     @classmethod
     def of(
@@ -91,7 +74,7 @@ class Networks:
         on = {name: part.to(device).eval() for name, part in parts.items()}
         planes = cast("Mapping[str, CodeNetworks]", on.get("planes", {}))
         further = tuple(
-            cls(planes[axis].vqvae, planes[axis].prior, plane, workers)
+            PlaneNetworks(planes[axis].vqvae, planes[axis].prior, plane, workers)
             for axis, plane in settings.further_planes.items()
         )
         own = cast("VQVAE", on["vqvae"]), cast("PixelSNAIL", on["prior"])
@@ -107,21 +90,6 @@ class Networks:
             )
         return parts if self.discriminator is None else parts | {"discriminator": self.discriminator}
 
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return next(self.prior.parameters()).device
-
-    @property
-    def _threads(self) -> int:
-        if self.device.type != "cpu":
-            return 1
-        return available_cores() if self.workers is None else self.workers
-
-    @property
-    def _batching(self) -> Batching:
-        return FITS_A_CPU if self.device.type == "cpu" else FILLS_AN_ACCELERATOR
-
     def encode(self, prepared: Prepared) -> EncodedScan:
         """Return the codes of a scan's scored slices, and how likely each is."""
         at = evenly_spaced(len(prepared.slices_SHW), self.settings.preparation.scored_slices)
@@ -132,12 +100,6 @@ class Networks:
         logits = self._logits(prepared, at)
         return EncodedScan(slices, position, codes, nll, prepared.foreground_SHW[at], at, logits)
 
-    def _by_slices(self, work: Callable[..., Result], *of_slices: Tensor) -> list[Result]:
-        """Return the results of work on what there is of each slice, a few slices at a time."""
-        chunks = torch.arange(len(of_slices[0])).split(self._batching.slices)
-        jobs = [tuple(values[chunk] for values in of_slices) for chunk in chunks]
-        return each_in_threads(work, jobs, workers=self._threads)
-
     @torch.inference_mode()
     def _logits(self, prepared: Prepared, at: Int[np.ndarray, " S"]) -> Float[np.ndarray, "S H W"] | None:
         """Return what the discriminator says of the scored slices; it sees all of them."""
@@ -146,23 +108,10 @@ class Networks:
         scan = torch.from_numpy(prepared.slices_SHW)[None].to(self.device)
         return self.discriminator(scan)[0].cpu().numpy()[at]
 
-    @torch.inference_mode()
-    def codes_and_nll(
-        self, slices_SHW: Float[Tensor, "S H W"], position_S: Float[Tensor, " S"]
-    ) -> tuple[Int[Tensor, "S h w"], Float[Tensor, "S h w"]]:
-        """Return the codes of slices and the negative log-likelihood of each, in nats."""
-        codes = self._codes(slices_SHW, position_S)
-        return codes, self.prior.nll(codes, position_S.to(self.device))
-
     def reconstructed(self, slices_SHW: Float32[np.ndarray, "S H W"]) -> Float32[np.ndarray, "S H W"]:
         """Return what the decoder makes of the codes of all slices of a prepared scan."""
         position_S = torch.from_numpy(slice_positions(len(slices_SHW)))
-        return torch.cat(self._by_slices(self._remade, torch.from_numpy(slices_SHW), position_S)).numpy()
-
-    @torch.inference_mode()
-    def _remade(self, slices_SHW: Float[Tensor, "S H W"], position_S: Float[Tensor, " S"]) -> Float[Tensor, "S H W"]:
-        codes = self._codes(slices_SHW, position_S)
-        return self.vqvae.decode_codes(codes, position_S.to(self.device)).float().cpu()
+        return self.decoded(torch.from_numpy(slices_SHW), position_S).numpy()
 
     def restore(
         self,
@@ -268,47 +217,15 @@ class Networks:
 
     def _averaged_nll(self, scan: EncodedScan, shifts: Sequence[tuple[int, int]]) -> MapSHW:
         """Return the code NLL of every pixel, the mean over all planes and places of the grid."""
-        own_SHW = self._nll_map(scan.slices_SHW, scan.position_S, shifts)
+        own_SHW = self.nll_map(scan.slices_SHW, scan.position_S, shifts)
         return np.mean([own_SHW, *(self._nll_across(plane, scan, shifts) for plane in self.further)], axis=0)
 
-    def _nll_across(self, plane: Networks, scan: EncodedScan, shifts: Sequence[tuple[int, int]]) -> MapSHW:
+    def _nll_across(self, plane: PlaneNetworks, scan: EncodedScan, shifts: Sequence[tuple[int, int]]) -> MapSHW:
         """Return the map of the NLL of codes in another plane, on this one's slices."""
         own, other = self.settings.slice_axis, plane.settings.slice_axis
         across_SHW = torch.from_numpy(to_slices(from_slices(scan.slices_SHW.numpy(), own, "array"), other, "array"))
         positions = torch.from_numpy(slice_positions(len(across_SHW)))
-        return to_slices(from_slices(plane._nll_map(across_SHW, positions, shifts), other, "array"), own, "array")
-
-    def _nll_map(
-        self, slices_SHW: Float[Tensor, "S H W"], position_S: Float[Tensor, " S"], shifts: Sequence[tuple[int, int]]
-    ) -> MapSHW:
-        """Return the code NLL of every pixel, the mean over places of the grid."""
-
-        def map_of(moved_SHW: Float[Tensor, "S H W"]) -> Float[Tensor, "S H W"]:
-            nll_Shw = self._nll(moved_SHW, position_S)
-            return torch.from_numpy(nll_map(nll_Shw.numpy(), downsampling=self.settings.vqvae.downsampling))
-
-        return mean_over_shifts(slices_SHW, shifts, map_of).numpy()
-
-    def _nll(self, slices_SHW: Float[Tensor, "S H W"], position_S: Float[Tensor, " S"]) -> Float[Tensor, "S h w"]:
-        """Return the negative log-likelihood of each code of slices, on the CPU; given those beside it, if it may."""
-        gap, missing = self.settings.prior.context_slices, self.settings.vqvae.codes
-        codes_Shw = torch.cat(self._by_slices(self._codes, slices_SHW, position_S))
-        known = (codes_Shw, position_S, *((beside(codes_Shw, gap, missing=missing),) if gap else ()))
-        with folded_weights(self.prior):
-            return torch.cat(self._by_slices(self._nll_of_codes, *known))
-
-    @torch.inference_mode()
-    def _codes(self, slices_SHW: Float[Tensor, "S H W"], position_S: Float[Tensor, " S"]) -> Int[Tensor, "S h w"]:
-        return self.vqvae.codes(slices_SHW.to(self.device), position_S.to(self.device))
-
-    @torch.inference_mode()
-    def _nll_of_codes(
-        self,
-        codes_Shw: Int[Tensor, "S h w"],
-        position_S: Float[Tensor, " S"],
-        beside_S2hw: Int[Tensor, "S 2 h w"] | None = None,
-    ) -> Float[Tensor, "S h w"]:
-        return self.prior.nll(codes_Shw, position_S.to(self.device), beside_S2hw).cpu()
+        return to_slices(from_slices(plane.nll_map(across_SHW, positions, shifts), other, "array"), own, "array")
 
     def _groups(self, slices: int, restorations: int) -> list[Int[Tensor, " n"]]:
         """Return interleaved groups of slices: neighbours are alike, so that groups are equally much work."""
