@@ -14,6 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from mendscan.cohort.fingerprint import Fingerprint
+from mendscan.cohort.plan_context import with_context
+from mendscan.cohort.plan_planes import with_two_planes
 from mendscan.cohort.planning import plan_auto
 from mendscan.config import (
     PRESETS,
@@ -425,9 +427,13 @@ def auto_settings() -> list[Settings]:
     sagittal = Fingerprint(
         **{**large.__dict__, "spacing_median_mm": (4.0, 1.0, 1.0), "extent_median_mm": (256.0, 256.0, 256.0)}
     )
-    return [
-        plan_auto(c, seed=0, bfloat16_is_fast=fast).settings for c in (*cohorts, sagittal) for fast in (True, False)
+    plans = [
+        with_context(plan_auto(c, seed=0, bfloat16_is_fast=fast))
+        for c in (*cohorts, sagittal)
+        for fast in (True, False)
     ]
+    longer = [two for two in map(with_two_planes, plans) if two is not None]
+    return [plan.settings for plan in (*plans, *longer)]
 
 
 def expected_row(key: str, model: type, name: str) -> list[str]:

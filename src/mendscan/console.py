@@ -19,7 +19,7 @@ from mendscan.evaluation.measures import FIGURES
 if TYPE_CHECKING:
     from mendscan.cohort.labelled_cohort import LabelledCohort
     from mendscan.cohort.mood import MoodImport
-    from mendscan.cohort.planning import Plan
+    from mendscan.cohort.plan import Plan
     from mendscan.detection.sampling import Samples
     from mendscan.evaluation.bootstrap import Difference, Interval
     from mendscan.evaluation.metrics import Evaluation

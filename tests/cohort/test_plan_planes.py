@@ -7,17 +7,10 @@ from typing import Any
 import pytest
 
 from cohort.test_planning import CROP, HEAD, cohort, decision, plan_of
-from mendscan.cohort.decision import SET_BY_USER, Decision
 from mendscan.cohort.plan_planes import with_two_planes
-from mendscan.cohort.planning import Plan, plan_preset
-from mendscan.config import override
+from mendscan.cohort.planning import plan_preset
 
 THICK = {"shape": (180, 220, 37), "spacing_mm": (1.0, 1.0, 5.0)}
-
-
-def by_user(plan: Plan, *assignments: str) -> Plan:
-    decisions = [Decision(key, value, SET_BY_USER) for key, _, value in (each.partition("=") for each in assignments)]
-    return plan.decided(*decisions, settings=override(plan.settings, assignments))
 
 
 def test_an_even_grid_is_cut_along_two_axes_and_the_plan_says_so() -> None:
@@ -31,11 +24,11 @@ def test_an_even_grid_is_cut_along_two_axes_and_the_plan_says_so() -> None:
 
 def test_what_the_user_has_set_stays() -> None:
     plan = plan_of(**CROP)
-    assert with_two_planes(by_user(plan, "preparation.planes=1")) is None
-    two = with_two_planes(by_user(plan, "training.discriminator_share=0.3"))
+    assert with_two_planes(plan.asked(["preparation.planes=1"])) is None
+    two = with_two_planes(plan.asked(["training.discriminator_share=0.3"]))
     assert two is not None
     assert two.settings.training.discriminator_share == 0.3
-    assert with_two_planes(by_user(plan, "preparation.shape_XYZ=36,48,35")) is None
+    assert with_two_planes(plan.asked(["preparation.shape_XYZ=36,48,35"])) is None
 
 
 def test_thick_slices_are_cut_one_way_and_so_are_presets() -> None:
@@ -44,7 +37,7 @@ def test_thick_slices_are_cut_one_way_and_so_are_presets() -> None:
 
 
 def test_where_no_discriminator_is_there_is_none_beside_two_planes() -> None:
-    alone = by_user(plan_of(**CROP), "detection.evidence=nll", "training.discriminator_share=0")
+    alone = plan_of(**CROP).asked(["detection.evidence=nll", "training.discriminator_share=0"])
     two = with_two_planes(alone)
     assert two is not None
     assert not two.settings.has_discriminator

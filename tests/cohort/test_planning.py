@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from cohort.conftest import as_volume, structured_scan
 from mendscan.cohort.decision import Decision
 from mendscan.cohort.fingerprint import Fingerprint, ScanFacts, fingerprint, scan_facts
-from mendscan.cohort.planning import VOXEL_BUDGET, Plan, plan_auto, plan_preset
+from mendscan.cohort.plan import Plan
+from mendscan.cohort.planning import VOXEL_BUDGET, plan_auto, plan_preset
 from mendscan.cohort.preparing import prepare
 from mendscan.config import PRESETS, DetectionSettings, override, parse_settings
 from mendscan.errors import CohortError

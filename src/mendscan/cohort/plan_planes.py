@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mendscan.cohort.decision import SET_BY_USER, Decision
+from mendscan.cohort.decision import Decision
+from mendscan.cohort.plan import Plan
 from mendscan.cohort.plan_detection import ANISOTROPIC
-from mendscan.cohort.planning import Plan
 from mendscan.config import override
 from mendscan.errors import SettingsError
 
@@ -24,7 +24,7 @@ def with_two_planes(plan: Plan) -> Plan | None:
 
     The user has chosen otherwise; voxels are much longer along one axis; or the grid does not suit the networks.
     """
-    settings, by_user = plan.settings, {each.setting for each in plan.decisions if each.reason == SET_BY_USER}
+    settings, by_user = plan.settings, plan.set_by_user
     spacing = plan.fingerprint.spacing_median_mm
     if settings.preset != "auto" or "preparation.planes" in by_user or max(spacing) >= ANISOTROPIC * min(spacing):
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ from jaxtyping import Float
 
 from mendscan.cohort.decision import Decision
 from mendscan.cohort.fingerprint import BACKGROUND, Fingerprint
+from mendscan.cohort.plan import Plan
 from mendscan.cohort.plan_detection import ANISOTROPIC, auto_detection
 from mendscan.cohort.preparing import INTENSITY_CLIP
 from mendscan.config import (
@@ -26,7 +26,7 @@ from mendscan.config import (
     VqvaeSettings,
 )
 
-__all__ = ["Plan", "plan_auto", "plan_preset"]
+__all__ = ["plan_auto", "plan_preset"]
 
 Axis = Literal["X", "Y", "Z"]
 _AXES: tuple[Axis, Axis, Axis] = ("X", "Y", "Z")
@@ -39,31 +39,6 @@ PIXELS_PER_STEP = 125_000
 """Slice pixels in one training batch: about 0.2 s a step on two CPU cores."""
 VOXELS_PER_STEP = 250_000
 """Voxels in one batch of the discriminator: about as long a step."""
-CONTEXT_SHARE = 0.14
-"""Of the slices, from one to those whose codes the prior sees as well; docs/evidence.md has what others were worth."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The settings of a model and why they are what they are."""
-
-    fingerprint: Fingerprint
-    decisions: tuple[Decision, ...]
-    settings: Settings
-
-    def decided(self, *decisions: Decision, settings: Settings) -> Plan:
-        """Return the plan with further decisions, which take the place of those on the same settings."""
-        again = {decision.setting for decision in decisions}
-        kept = (decision for decision in self.decisions if decision.setting not in again)
-        return Plan(self.fingerprint, (*kept, *decisions), settings)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON values."""
-        return {
-            "fingerprint": asdict(self.fingerprint),
-            "decisions": [asdict(decision) for decision in self.decisions],
-            "settings": self.settings.model_dump(mode="json"),
-        }
 
 
 def plan_preset(name: str, cohort: Fingerprint, *, seed: int) -> Plan:
@@ -73,21 +48,53 @@ def plan_preset(name: str, cohort: Fingerprint, *, seed: int) -> Plan:
     return Plan(cohort, (Decision("all settings", name, why),), settings)
 
 
-def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False) -> Plan:
-    """Derive settings from the cohort.
+def plan_auto(
+    cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False, assignments: Sequence[str] = ()
+) -> Plan:
+    """Derive settings from the cohort; what follows from the grid follows from that which the user has set.
 
     Args:
         cohort: Its fingerprint.
         seed: Seed of training.
         bfloat16_is_fast: Whether this processor computes bfloat16 natively.
+        assignments: The user's settings, ``section.key=value``.
+
+    Raises:
+        SettingsError: If an assignment is refused.
     """
+    planned, decisions = _preparation(cohort)
+    plan = _plan_on_grid(cohort, planned, decisions, seed, bfloat16_is_fast)
+    wanted = plan.asked(assignments)
+    if wanted.settings.preparation != planned:
+        other = _plan_on_grid(cohort, wanted.settings.preparation, decisions, seed, bfloat16_is_fast)
+        wanted = other.asked(assignments)
+    return wanted
+
+
+def _preparation(cohort: Fingerprint) -> tuple[PreparationSettings, tuple[Decision, ...]]:
     has_background = cohort.background_fraction > 0.1
-    region = max(cohort.extent_median_mm) < REGION_MM
     axis, axis_decision = _slice_axis(cohort)
     free = _free_axis(cohort, axis)
-    grid, grid_decisions = _region_grid(cohort, free) if region else _whole_grid(cohort, free, has_background)
+    grid, grid_decisions = (
+        _region_grid(cohort, free) if _is_region(cohort) else _whole_grid(cohort, free, has_background)
+    )
     intensity, intensity_decisions = _intensity(cohort, has_background)
-    preparation = PreparationSettings(slice_axis=axis, **grid, **intensity)
+    decisions = (*grid_decisions, axis_decision, *intensity_decisions)
+    return PreparationSettings(slice_axis=axis, **grid, **intensity), decisions
+
+
+def _is_region(cohort: Fingerprint) -> bool:
+    return max(cohort.extent_median_mm) < REGION_MM
+
+
+def _plan_on_grid(
+    cohort: Fingerprint,
+    preparation: PreparationSettings,
+    decisions: tuple[Decision, ...],
+    seed: int,
+    bfloat16_is_fast: bool,
+) -> Plan:
+    axis, region = preparation.slice_axis, _is_region(cohort)
     height, width = (n for n, name in zip(preparation.shape_XYZ, "XYZ", strict=True) if name != axis)
     batch = int(np.clip(PIXELS_PER_STEP // (height * width), 8, 64))
     scans = int(np.clip(round(VOXELS_PER_STEP / np.prod(preparation.shape_XYZ)), 1, 8))
@@ -100,7 +107,7 @@ def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False)
         augmentation=_AUTO_AUGMENTATION.model_copy(update={"flip": flip}),
         vqvae=_AUTO_VQVAE,
         codebook=_AUTO_CODEBOOK,
-        prior=_AUTO_PRIOR.model_copy(update={"context_slices": _context_slices(preparation)}),
+        prior=_AUTO_PRIOR,
         discriminator=DiscriminatorSettings(batch_scans=scans, learning_rate=6e-3),
         training=_AUTO_TRAINING.model_copy(
             update={"batch_slices": batch, "precision": "bfloat16" if bfloat16_is_fast else "float32"}
@@ -109,9 +116,7 @@ def plan_auto(cohort: Fingerprint, *, seed: int, bfloat16_is_fast: bool = False)
         seed=seed,
     )
     decisions = (
-        *grid_decisions,
-        axis_decision,
-        *intensity_decisions,
+        *decisions,
         *_network_decisions(settings),
         *detection_decisions,
         *_training_decisions(settings.training),
@@ -262,12 +267,6 @@ def _intensity(cohort: Fingerprint, has_background: bool) -> tuple[dict[str, Any
     ]
 
 
-def _context_slices(preparation: PreparationSettings) -> int:
-    """Return how far the slices are whose codes the prior sees as well: on hippocampus MRI 5 of 36."""
-    slices = preparation.shape_XYZ["XYZ".index(preparation.slice_axis)]
-    return max(1, round(CONTEXT_SHARE * slices))
-
-
 def _network_decisions(settings: Settings) -> list[Decision]:
     height, width = settings.latent_shape
     return [
@@ -285,11 +284,6 @@ def _network_decisions(settings: Settings) -> list[Decision]:
             "prior",
             f"{settings.prior.channels} channels, {settings.prior.blocks}×{settings.prior.layers_per_block} pairs",
             "trains to its best within minutes on two CPU cores; larger ones overfit a small cohort",
-        ),
-        Decision(
-            "prior.context_slices",
-            str(settings.prior.context_slices),
-            f"{100 * CONTEXT_SHARE:g} % of the slices: beyond a small anomaly, and still alike",
         ),
         Decision(
             "discriminator",

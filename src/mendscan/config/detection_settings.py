@@ -43,8 +43,8 @@ class DetectionSettings(Frozen):
     nll_sigma: Amount = 3.0
     """The same for the code NLL."""
     nll_shifts: Literal[1, 5, 9] = 1
-    """Places of the grid of codes over which the NLL is averaged as evidence: 1 = as encoded (the paper's NLL), 5 =
-    also a pixel away along both axes, 9 = along one of them, too."""
+    """Places of the grid of codes over which the NLL is averaged as evidence: 1 = as encoded (the paper), 5 = also a
+    pixel away along both axes, 9 = along one of them, too."""
     nll_level: Literal["cohort", "scan"] = "cohort"
     """What the standardised NLL is measured from: what is usual in healthy scans, or, with ``scan``, also its own
     median over the scan: what makes a whole scan less likely, such as noise or an unusual subject, points at no place

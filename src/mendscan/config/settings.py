@@ -180,7 +180,8 @@ class PriorSettings(Frozen):
     """Probability with which a block drops a whole channel in training."""
     context_slices: NonNegative = 0
     """So many slices before and after a slice lie those whose codes the prior may see as well; 0 = none (the paper).
-    The NLL as evidence is then that of codes given theirs; restorations and the paper's scores are made without."""
+    The NLL as evidence is then that of codes given theirs; restorations and the paper's scores are made without.  Needs
+    every slice scored, and `training.prior_views`."""
 
 
 class DiscriminatorSettings(Frozen):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mendscan.cohort.decision import Decision
+from mendscan.cohort.plan import Plan
 from mendscan.cohort.plan_planes import TWO_PLANES_FROM, with_two_planes
-from mendscan.cohort.planning import Plan
 from mendscan.config import Settings, override
 from mendscan.errors import SettingsError
 from mendscan.progress import Progress
@@ -80,8 +80,9 @@ def with_budget(
         progress: Told of the timing.
         on_estimate: Told what epochs come to.
     """
-    if plan.settings.training.steps is not None:
-        return _without_epochs(plan)
+    if (steps := plan.settings.training.steps) is not None:
+        plan = _without_epochs(plan)
+        return (with_two_planes(plan) if steps >= TWO_PLANES_FROM else None) or plan
     if _goes_by_epochs(plan.settings, asked):
         estimate = _epoch_estimate(plan.settings, data, progress)
         if on_estimate is not None:
@@ -122,7 +123,8 @@ def _goes_by_epochs(settings: Settings, asked: Budget) -> bool:
 def _timed_steps(settings: Settings, data: SliceData, minutes: float, progress: Progress) -> int:
     progress.begin("time a few steps", 1)
     throwaway = new_networks(settings, data.device)
-    steps = steps_for(60 * minutes, *throwaway, new_discriminator(settings, data.device), data)
+    timed = replace(data, settings=settings)
+    steps = steps_for(60 * minutes, *throwaway, new_discriminator(settings, data.device), timed)
     progress.advance()
     return steps
 

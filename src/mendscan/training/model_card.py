@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mendscan.cohort.planning import Plan
+from mendscan.cohort.plan import Plan
 from mendscan.cohort.store import Split
 
 __all__ = ["model_card"]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
-from mendscan.cohort.decision import SET_BY_USER, Decision
+from mendscan.cohort.decision import Decision
 from mendscan.cohort.fingerprint import ScanFacts, fingerprint
-from mendscan.cohort.planning import Plan, plan_auto, plan_preset
+from mendscan.cohort.plan import Plan
+from mendscan.cohort.plan_context import with_context
+from mendscan.cohort.planning import plan_auto, plan_preset
 from mendscan.config import override, parse_settings
 from mendscan.detection.devices import bfloat16_is_fast
 from mendscan.errors import CohortError, SettingsError
@@ -24,21 +26,20 @@ def new_plan(
     """Return the plan for a measured cohort, with the user's own settings."""
     cohort = fingerprint(facts)
     if preset == "auto":
-        plan = plan_auto(cohort, seed=seed, bfloat16_is_fast=bfloat16_is_fast(device))
-    else:
-        plan = plan_preset(preset, cohort, seed=seed)
-    settings = override(plan.settings, assignments)
-    pairs = (assignment.partition("=") for assignment in assignments)
-    return plan.decided(*(Decision(key, value, SET_BY_USER) for key, _, value in pairs), settings=settings)
+        fast = bfloat16_is_fast(device)
+        return with_context(plan_auto(cohort, seed=seed, bfloat16_is_fast=fast, assignments=assignments))
+    return plan_preset(preset, cohort, seed=seed).asked(assignments)
 
 
-def resumed_plan(work: Path, facts: Sequence[ScanFacts], assignments: Sequence[str]) -> Plan:
+def resumed_plan(work: Path, facts: Sequence[ScanFacts], assignments: Sequence[str], *, preset: str, seed: int) -> Plan:
     """Return the plan that a stopped training goes on with.
 
     Args:
         work: The work folder of the stopped training.
         facts: The scans, as measured now.
         assignments: Settings asked for now.
+        preset: The preset asked for now; ``auto``, which nobody need write, is that of the stopped training.
+        seed: The seed asked for now; 0 likewise.
 
     Raises:
         CohortError: If these are other scans (E_RESUME_COHORT).
@@ -57,11 +58,12 @@ def resumed_plan(work: Path, facts: Sequence[ScanFacts], assignments: Sequence[s
             remedy="give the same scans, or train anew in another folder",
         )
     settings = parse_settings(saved["settings"], where=work / "plan.json")
-    if override(settings, assignments) != settings:
+    same = preset in ("auto", settings.preset) and seed in (0, settings.seed)
+    if override(settings, assignments) != settings or not same:
         raise SettingsError(
             "a resumed training keeps its settings",
             where="--resume",
             code="E_RESUME_SETTINGS",
-            remedy="give --steps, --epochs and --set as they were, or leave them out",
+            remedy="give --preset, --seed, --steps, --epochs and --set as they were, or leave them out",
         )
     return Plan(fingerprint(facts), tuple(Decision(**d) for d in saved["decisions"]), settings)

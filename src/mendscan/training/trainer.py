@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mendscan.cohort.decision import SET_BY_USER
 from mendscan.cohort.fingerprint import ScanFacts
-from mendscan.cohort.planning import Plan
+from mendscan.cohort.plan import Plan
 from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_cohort, split_by_content
 from mendscan.detection.calibration import Calibration
 from mendscan.detection.devices import choose_device
@@ -168,7 +167,7 @@ def _prepared(
     resumed = is_started(work.parent)
     if resumed:
         steps = [f"training.steps={request.budget.steps}"] if request.budget.steps else []
-        plan = resumed_plan(work, facts, [*request.assignments, *steps])
+        plan = resumed_plan(work, facts, [*request.assignments, *steps], preset=request.preset, seed=request.seed)
     else:
         clear_work(work)
         plan = new_plan(request.preset, facts, seed=request.seed, assignments=request.assignments, device=device)
@@ -219,9 +218,8 @@ def _with_chosen(
     if not plan.settings.training.choose_detection:
         return plan, networks
     healthy, validation = ([by_hash[content] for content in part] for part in (split.calibration, split.validation))
-    fixed = frozenset(decision.setting for decision in plan.decisions if decision.reason == SET_BY_USER)
     chosen = choose_detection(
-        networks, healthy=healthy, validation=validation, fixed=fixed, progress=progress, reader=reader
+        networks, healthy=healthy, validation=validation, fixed=plan.set_by_user, progress=progress, reader=reader
     )
     settings = plan.settings.model_copy(update={"detection": chosen.settings})
     return plan.decided(*chosen.decisions, settings=settings), replace(networks, settings=settings)
