@@ -17,6 +17,7 @@ from mendscan.errors import (
     MendscanError,
     ModelError,
     ResultsError,
+    ScanError,
     SettingsError,
     WriteError,
 )
@@ -87,7 +88,7 @@ def _with_debug(command: Callable[..., None]) -> Any:
 def _exit_code(error: MendscanError) -> int:
     if isinstance(error, Interrupted):
         return EXIT_INTERRUPTED
-    if isinstance(error, CohortError):
+    if isinstance(error, (CohortError, ScanError)):
         return EXIT_ALL_FAILED
     usage = (ArchiveError, SettingsError, ModelError, ResultsError, WriteError)
     return EXIT_USAGE if isinstance(error, usage) else EXIT_INTERNAL

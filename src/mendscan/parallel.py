@@ -101,21 +101,43 @@ def each_outcome(
     )
 
 
-def each_in_threads(work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], *, workers: int) -> list[Any]:
+def each_in_threads(
+    work: Callable[..., Any],
+    jobs: Sequence[tuple[Any, ...]],
+    *,
+    workers: int,
+    after_each: Callable[[], None] = lambda: None,
+) -> list[Any]:
     """Return the results of `work(*job)` for each job, in order, computed by up to `workers` threads.
 
     For work that spends its time outside the interpreter's lock and shares large data.  An error ends it all: jobs not
     yet begun are left out.
+
+    Args:
+        work: What is done.
+        jobs: Arguments of each call.
+        workers: Threads; with one, the work is done in this.
+        after_each: Called in this thread as each result is taken, such as `Progress.advance`.
     """
+    results: list[Any] = []
+
+    def take(result: Any) -> None:
+        results.append(result)
+        after_each()
+
     if min(workers, len(jobs)) <= 1:
-        return [work(*job) for job in jobs]
+        for job in jobs:
+            take(work(*job))
+        return results
     with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work, *job) for job in jobs]
         try:
-            return [future.result() for future in futures]
+            for future in futures:
+                take(future.result())
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+    return results
 
 
 def _each_here(

@@ -107,6 +107,8 @@ RESUME_LEVEL = (
     resumed("training resumed with a scan more", "E_RESUME_COHORT", lambda folder: write_phantoms(folder / "scans", 1, seed=9, prefix="more")),
     resumed("training resumed with another setting", "E_RESUME_SETTINGS", lambda _: None, assignments=("training.batch_slices=8",)),
     resumed("training resumed with another number of steps", "E_RESUME_SETTINGS", lambda _: None, steps=80),
+    resumed("training resumed with another preset", "E_RESUME_SETTINGS", lambda _: None, preset="brain"),
+    resumed("training resumed with another seed", "E_RESUME_SETTINGS", lambda _: None, seed=5),
     resumed("training resumed with a damaged plan", "E_RESUME", other_plan),
     resumed("training begun anew where a stopped one is", "E_EXISTS", lambda _: None, resume=False, steps=40),
     Attack(74, "training resumed where there is none", "E_RESUME", same_scans, "", lambda folder: train(folder, resume=True)),

@@ -128,3 +128,13 @@ def test_exchanging_bright_and_dark_shows(template: Template) -> None:
     voxels_XYZ = anatomy(9)
     fit = template.fit(overview(scan(9, voxels_XYZ=voxels_XYZ.max() - voxels_XYZ), cell_mm=6.0))
     assert fit.inverted > 1.0 > fit.agreement
+
+
+def test_an_overview_without_contrast_fits_nowhere(template: Template) -> None:
+    """Such as that of a mask of a few voxels, which is clipped at its 1st and 99th percentile."""
+    flat = box(np.zeros((5, 6, 7)))
+    match = template.picture.best_match(flat)
+    assert (match.agreement, match.lowest) == (0, 0)
+    fit = template.fit(flat)
+    assert fit.agreement == 0
+    np.testing.assert_array_equal(fit.gain, 0)

@@ -365,3 +365,27 @@ def test_a_planned_grid_holds_the_head_it_was_planned_for() -> None:
     held = prepared.to_scan(np.ones_like(prepared.slices_SHW)) > 0
     assert held[volume.voxels_XYZ > 0].all()
     assert held.mean() < 0.5
+
+
+# --- what the user has set -------------------------------------------------------------------------------------------
+
+
+def test_what_follows_from_the_grid_follows_from_the_users_grid() -> None:
+    thick = cohort(shape=(180, 220, 22), spacing_mm=(1.0, 1.0, 8.0))
+    assert plan_auto(thick, seed=0).settings.detection.voxel_aspect_SHW == (pytest.approx(3.0, abs=0.1), 1, 1)
+    across = plan_auto(thick, seed=0, assignments=["preparation.slice_axis=Y"]).settings
+    assert across.detection.voxel_aspect_SHW == (1, 1, pytest.approx(3.0, abs=0.1))
+    assert all(side % 4 == 0 for side in across.slice_shape)
+    fine = plan_auto(cohort(**CROP), seed=0, assignments=["preparation.shape_XYZ=144,192,144"]).settings
+    usual = plan_of(**CROP).settings
+    assert fine.training.batch_slices < usual.training.batch_slices
+    assert fine.discriminator.batch_scans < usual.discriminator.batch_scans
+
+
+def test_what_is_said_of_a_whole_network_goes_when_part_of_it_is_chosen() -> None:
+    plan = plan_auto(cohort(**CROP), seed=0, assignments=["vqvae.codes = 256"])
+    assert plan.settings.vqvae.codes == 256
+    assert decision(plan, "vqvae.codes").value == "256"
+    assert plan.set_by_user == {"vqvae.codes"}
+    assert "vqvae" not in [each.setting for each in plan.decisions]
+    assert "prior" in [each.setting for each in plan.decisions]

@@ -325,3 +325,31 @@ def test_a_full_disk_is_said_with_path_and_space_and_leaves_nothing(paths, tmp_p
     assert caught.value.code == "E_NO_SPACE"
     assert not list((tmp_path / "work").iterdir())
     prepare_cohort(paths, HASHES[:9], SETTINGS, tmp_path / "work", Listener())
+
+
+@pytest.mark.usefixtures("here")
+def test_a_mask_among_the_scans_is_left_out(paths: list[Path], tmp_path: Path) -> None:
+    """It can be read, and has no contrast: training would only find out when it prepares the scans."""
+    mask = structured_scan(3, (20, 22, 18)) > 0
+    odd = write_scan(tmp_path / "scans" / "mask.nii.gz", mask.astype(np.float32))
+    listener = Listener()
+    usable, _ = measure_cohort([*paths, odd], listener)
+    assert usable == paths
+    assert any(str(odd) in line and "no contrast" in line for line in listener.messages)
+
+
+def test_one_scan_is_not_enough_to_train_on() -> None:
+    settings = with_training("calibration_fraction=0.5", "validation_fraction=0.4")
+    with pytest.raises(CohortError, match="at least 11"):
+        split_by_content(HASHES[:10], settings)
+
+
+@pytest.mark.usefixtures("here")
+def test_what_no_slice_depends_on_makes_no_other_store(paths: list[Path], tmp_path: Path) -> None:
+    """A plan gets its second plane after the scans were prepared; a resumed training finds them again."""
+    hashes = hashes_of(paths)
+    first, again = (
+        prepare_cohort(paths, hashes, override(SETTINGS, assignments), tmp_path / "work", Listener())
+        for assignments in ([], ["preparation.scored_slices=3"])
+    )
+    assert first.slices_NSHW.filename == again.slices_NSHW.filename

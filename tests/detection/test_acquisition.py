@@ -210,3 +210,16 @@ def test_tiny_and_constant_scans_have_finite_statistics(shape: tuple[int, int, i
 def test_it_can_be_taken_apart_and_put_together(reference: AcquisitionReference) -> None:
     again = AcquisitionReference(**reference.arrays())
     assert distance(again, scan(7)) == distance(reference, scan(7))
+
+
+def test_a_statistic_that_never_varied_says_nothing() -> None:
+    """Along an axis of fewer than eight voxels there is no echo to see; in a scan with eight there is."""
+    index = STATISTICS.index("strongest echo of own voxels along Z")
+    rng = np.random.default_rng(0)
+    healthy_NK = rng.normal(size=(30, len(STATISTICS)))
+    healthy_NK[:, index] = 0.0
+    reference = AcquisitionReference.fit(np.zeros(SHAPE, np.float32), healthy_NK)
+    usual = (healthy_NK[0] - reference.centre) / reference.spread
+    other = healthy_NK[0].copy()
+    other[index] = -2.0
+    assert reference.length((other - reference.centre) / reference.spread) == pytest.approx(reference.length(usual))

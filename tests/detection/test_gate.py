@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cohort.anatomy import anatomy, scan
+from mendscan.cohort.template import Template
 from mendscan.detection.code_usage import CodeUsage
 from mendscan.detection.gate import AcquisitionGate
 from mendscan.detection.gate_facts import Range, cell_size_mm, gate_facts
@@ -140,3 +141,10 @@ def test_a_range_allows_half_of_itself_and_its_slack_at_least() -> None:
     wide, narrow = Range.of([1.0, 3.0], 0.25), Range.of([2.0, 2.0], 0.25)
     assert [wide.holds(value) for value in (-0.01, 0.0, 4.0, 4.01)] == [False, True, True, False]
     assert [narrow.holds(value) for value in (1.7, 1.75, 2.25, 2.3)] == [False, True, True, False]
+
+
+def test_a_far_larger_scan_is_not_laid_on_the_picture(gate: AcquisitionGate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole body given to a model of heads: 48 orientations of it would take minutes."""
+    monkeypatch.setattr(Template, "fit", lambda *_: pytest.fail("it was laid on the picture"))
+    voxels = np.random.default_rng(0).normal(200, 90, (40, 44, 40)).astype(np.float32)
+    assert "W_FIELD_OF_VIEW" in said(gate, voxels, np.diag([2.0, 2.0, 16.0, 1.0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -257,3 +258,15 @@ def test_the_command_refuses_in_one_line(model_folder: Path, tmp_path: Path, arg
     assert words in re.sub(r"[\s│]+", " ", shown.output)
     assert not list(tmp_path.iterdir())
     assert MendscanError.__name__ not in shown.output
+
+
+def test_the_progress_bar_moves(model_folder: Path) -> None:
+    """It follows the thread that began it, and batches are drawn in others."""
+    moved: list[str] = []
+
+    class Bar(Silent):
+        def advance(self, units: int = 1, **figures: float) -> None:
+            moved.append(threading.current_thread().name)
+
+    sample(model_folder, 9, progress=Bar())
+    assert moved == [threading.current_thread().name] * 2

@@ -295,3 +295,12 @@ def test_starting_forgets_all_statistics() -> None:
 )
 def test_perplexity(use: list[float], expected: float) -> None:
     assert code_perplexity(torch.tensor(use)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_nearest_is_the_same_in_lower_arithmetic() -> None:
+    """Training computes in bfloat16, whose distances to neighbouring codes are often equal."""
+    quantizer = quantizer_of(torch.randn(512, 4, generator=seeded()))
+    latents_BEhw = grid(torch.randn(500, 4, generator=seeded(1)))
+    expected = quantizer.nearest(latents_BEhw)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer.nearest(latents_BEhw), expected)

@@ -24,7 +24,7 @@ from mendscan.cli import app
 from mendscan.config import Settings
 from mendscan.detection.detector import Detector
 from mendscan.detection.verifying import verify_model
-from mendscan.errors import MendscanError, ModelError, SettingsError
+from mendscan.errors import MendscanError, ModelError, SettingsError, WriteError
 from mendscan.models.bundle import load_bundle, save_bundle
 from mendscan.models.contents import FORMAT_VERSION
 from mendscan.models.skeleton import expected_tensors, least_parameters, networks_of
@@ -403,3 +403,16 @@ def test_a_model_saved_again_is_the_same(model: Path, tmp_path: Path) -> None:
         card=bundle.card,
     )
     assert all((tmp_path / "again" / name).read_bytes() == (model / name).read_bytes() for name in LISTED)
+
+
+@pytest.mark.parametrize("there", ["key", "key.pub"])
+def test_half_a_key_pair_is_not_made(tmp_path: Path, there: str) -> None:
+    """A private key without its public one would sign what nobody can check."""
+    pytest.importorskip("cryptography")
+    from mendscan.detection.signing import make_key_pair
+
+    (tmp_path / there).write_text("mine")
+    with pytest.raises(WriteError, match="there is a key already"):
+        make_key_pair(tmp_path / "key")
+    assert [path.name for path in tmp_path.iterdir()] == [there]
+    assert (tmp_path / there).read_text() == "mine"

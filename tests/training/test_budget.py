@@ -105,3 +105,21 @@ def test_others_that_fail_are_not_passed_over(monkeypatch: pytest.MonkeyPatch) -
     vqvae, _ = new_networks(SLICES.settings, CPU)
     with pytest.raises(MemoryError, match="not enough"), timing._busy(1, vqvae, SLICES):
         pass
+
+
+def test_two_planes_are_timed_as_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[int] = []
+
+    def steps_for(seconds: float, *networks: object) -> int:
+        timed.append(networks[-1].settings.preparation.planes)
+        return 20_000
+
+    monkeypatch.setattr(budget_module, "steps_for", steps_for)
+    assert planned(minutes=30.0).preparation.planes == 2
+    assert timed == [2]
+
+
+def test_steps_that_are_set_make_the_plan_that_steps_asked_for_make() -> None:
+    asked = planned(TWO_PLANES_FROM)
+    plan = plan_of(**CROP).asked([f"training.steps={TWO_PLANES_FROM}"])
+    assert with_budget(plan, SLICES, Budget(), Silent()).settings == asked

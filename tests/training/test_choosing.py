@@ -108,3 +108,22 @@ def test_anomalies_for_choosing_are_where_the_label_says(healthy: Path) -> None:
     assert changed_XYZ[label_XYZ].mean() > 0.5
     assert (changed_XYZ & ~label_XYZ).sum() < 2 * label_XYZ.sum(), "only a soft edge lies outside"
     assert (altered.affine == volume.affine).all()
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [["detection.evidence=residual,nll"], ["detection.voxel_map=residual", "detection.scan_score=paper"]],
+)
+def test_a_map_that_needs_restorations_is_not_chosen(
+    networks: Networks, model: Path, healthy: Path, assignments: list[str]
+) -> None:
+    asked = replace(networks, settings=override(networks.settings, assignments))
+    assert choose_detection(asked, **parts(model, healthy), progress=Silent()) == (asked.settings.detection, ())
+
+
+def test_without_a_discriminator_none_is_tried(networks: Networks, model: Path, healthy: Path) -> None:
+    settings = override(networks.settings, ["detection.evidence=nll", "training.discriminator_share=0"])
+    alone = replace(networks, settings=settings, discriminator=None)
+    chosen = choose_detection(alone, **parts(model, healthy), progress=Silent())
+    assert chosen.settings.evidence == ("nll",)
+    assert "detection.evidence" in [decision.setting for decision in chosen.decisions]

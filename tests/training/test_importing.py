@@ -265,11 +265,19 @@ def test_a_stem_without_padding_that_loses_positions_is_refused(files, tmp_path:
     [
         ("vqvae.norm=group", "normalises by batch"),
         ("training.discriminator_share=0.5", "no discriminator"),
+        ("preparation.planes=2", "one plane"),
+        ("prior.context_slices=1", "sees no other slice"),
         ("detection.voxel_map=standardised", "give --healthy"),
     ],
 )
 def test_what_an_imported_model_cannot_have_is_refused(files, tmp_path: Path, assignment: str, reason: str) -> None:
-    assert reason in refusal(SettingsError, files[1], tmp_path / "m", assignments=(*SIZES, assignment))
+    possible = (
+        "preparation.shape_XYZ=32,32,16",
+        "preparation.scored_slices=none",
+        "preparation.slice_view=array",
+        "training.prior_views=1",
+    )
+    assert reason in refusal(SettingsError, files[1], tmp_path / "m", assignments=(*SIZES, *possible, assignment))
 
 
 def test_the_paper_alone_scores_an_imported_model(files, scans, tmp_path: Path) -> None:

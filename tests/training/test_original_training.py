@@ -209,7 +209,10 @@ def test_steps_leave_no_epochs_in_the_plan(healthy: Path, tmp_path: Path) -> Non
         ({"epochs": 2, "steps": 10}, "not two of them"),
         ({"epochs": 0}, "no time to train"),
         ({"epochs": 2, "preset": "auto"}, "auto knows no epochs"),
-        ({"epochs": 2, "assignments": ("training.steps=9",)}, "either --epochs or the setting"),
+        ({"steps": 0}, "no time to train"),
+        ({"epochs": 2, "assignments": ("training.steps=9",)}, "given twice"),
+        ({"steps": 4, "assignments": ("training.steps=9",)}, "given twice"),
+        ({"minutes": 1.0, "assignments": ("training.epochs = 9",)}, "given twice"),
     ],
 )
 def test_contradictions_are_refused(healthy: Path, tmp_path: Path, options: dict[str, object], message: str) -> None:

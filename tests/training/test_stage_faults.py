@@ -20,9 +20,9 @@ from mendscan.models.dropout import ChannelDropout
 from mendscan.training import run as run_module
 from mendscan.training.checkpoint import load_checkpoint, state_digest
 from mendscan.training.interrupts import StopRequest, stop_requests
-from mendscan.training.loop import generator_for
+from mendscan.training.loop import LossOfStep, generator_for
 from mendscan.training.metrics_log import MetricsLog
-from mendscan.training.run import StageFolder, StageRun
+from mendscan.training.run import StageFolder, StageRun, Validate
 
 STEPS = 8
 
@@ -57,6 +57,7 @@ def run(
     stop: StopRequest | None = None,
     basis: str = "",
     spoil: Callable[[int, nn.Module], float] = lambda *_: 0.0,
+    on_begin: Callable[[], object] = int,
 ) -> str:
     """Run the stage to its end; return the digest of the weights."""
     with torch.random.fork_rng():
@@ -72,7 +73,12 @@ def run(
     folder.mkdir(exist_ok=True)
     listener = listener or Listener()
     where = StageFolder(folder, MetricsLog(folder / "metrics.jsonl"), listener, stop or StopRequest())
-    StageRun("prior", network, 1e-2, STEPS, PRESETS["brain"], where, basis=basis).run(loss_of_step, lambda _: {})
+
+    def begin() -> tuple[LossOfStep, Validate]:
+        on_begin()
+        return loss_of_step, lambda _: {}
+
+    StageRun("prior", network, 1e-2, STEPS, PRESETS["brain"], where, basis=basis).run(begin)
     return state_digest(network)
 
 
@@ -353,3 +359,11 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         assert not stop.made
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_what_a_stage_needs_is_made_only_if_it_takes_a_step(tmp_path: Path) -> None:
+    """The prior's codes take minutes to make, and a training that is resumed after it needs none of them."""
+    begun: list[str] = []
+    first, again = (run(tmp_path, on_begin=lambda: begun.append("begun")) for _ in range(2))
+    assert begun == ["begun"]
+    assert first == again

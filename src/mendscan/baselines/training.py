@@ -114,7 +114,7 @@ def train_network(
         steps = _fixed_steps(training, cohort, budget, where)
         network = training.new()
         StageRun(training.name, network, settings.training.learning_rate_vqvae, steps, settings, where).run(
-            training.loss(network, steps), lambda step: training.validate(network, step, steps)
+            lambda: (training.loss(network, steps), lambda step: training.validate(network, step, steps))
         )
     return network, steps
 

@@ -105,11 +105,17 @@ class Picture:
         self._frames: dict[tuple[int, ...], _Frame] = {}
 
     def best_match(self, moving: Overview) -> Match:
-        """Return where an overview fits the picture best."""
+        """Return where an overview fits the picture best.
+
+        One without contrast, such as a mask of a few voxels, fits nowhere: its agreement is 0, in the middle.
+        """
         shape = moving.values_XYZ.shape
         if shape not in self._frames:
             self._frames[shape] = _Frame(self._values_XYZ, self._covered_XYZ, shape)
         correlation = self._frames[shape].correlation(moving)
+        if np.isnan(correlation).all():
+            x, y, z = ((a - b) // 2 for a, b in zip(self._values_XYZ.shape, shape, strict=True))
+            return Match(0.0, (x, y, z), 0.0)
         best = np.unravel_index(int(np.nanargmax(correlation)), correlation.shape)
         x, y, z = (int(at) - (n - 1) for at, n in zip(best, shape, strict=True))
         return Match(float(correlation[best]), (x, y, z), float(np.nanmin(correlation)))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from mendscan.cohort.decision import Decision
+from mendscan.cohort.decision import SET_BY_USER, Decision
 from mendscan.cohort.fingerprint import BACKGROUND, Fingerprint
 from mendscan.cohort.plan import Plan
 from mendscan.cohort.plan_detection import ANISOTROPIC, auto_detection
@@ -62,7 +62,7 @@ def plan_auto(
     Raises:
         SettingsError: If an assignment is refused.
     """
-    planned, decisions = _preparation(cohort)
+    planned, decisions = _preparation(cohort, _asked_axis(assignments))
     plan = _plan_on_grid(cohort, planned, decisions, seed, bfloat16_is_fast)
     wanted = plan.asked(assignments)
     if wanted.settings.preparation != planned:
@@ -71,9 +71,18 @@ def plan_auto(
     return wanted
 
 
-def _preparation(cohort: Fingerprint) -> tuple[PreparationSettings, tuple[Decision, ...]]:
+def _asked_axis(assignments: Sequence[str]) -> Axis | None:
+    """Return the slice axis that the user has set, which the grid must suit; what is no axis is refused later."""
+    pairs = (assignment.partition("=") for assignment in assignments)
+    values = [value.strip() for key, _, value in pairs if key.strip() == "preparation.slice_axis"]
+    return next((axis for axis in _AXES if values and axis == values[-1]), None)
+
+
+def _preparation(cohort: Fingerprint, asked: Axis | None) -> tuple[PreparationSettings, tuple[Decision, ...]]:
     has_background = cohort.background_fraction > 0.1
-    axis, axis_decision = _slice_axis(cohort)
+    axis, axis_decision = (
+        (asked, Decision("preparation.slice_axis", asked, SET_BY_USER)) if asked else _slice_axis(cohort)
+    )
     free = _free_axis(cohort, axis)
     grid, grid_decisions = (
         _region_grid(cohort, free) if _is_region(cohort) else _whole_grid(cohort, free, has_background)
@@ -186,7 +195,8 @@ def _free_axis(cohort: Fingerprint, axis: str) -> str:
     Along the others networks need multiples of 4.
     """
     spacing = cohort.spacing_median_mm
-    return axis if max(spacing) >= ANISOTROPIC * min(spacing) else ""
+    thick = _AXES[int(np.argmax(spacing))] == axis and max(spacing) >= ANISOTROPIC * min(spacing)
+    return axis if thick else ""
 
 
 def _region_grid(cohort: Fingerprint, free: str) -> tuple[dict[str, Any], list[Decision]]:

@@ -17,6 +17,7 @@ from mendscan.volumes.volume import Volume
 __all__ = [
     "INTENSITY_CLIP",
     "Prepared",
+    "check_contrast",
     "evenly_spaced",
     "foreground_threshold",
     "from_slices",
@@ -112,6 +113,24 @@ def prepare(volume: Volume, settings: PreparationSettings) -> Prepared:
     return Prepared(slices, foreground, grid, settings.slice_axis, scale, settings.slice_view)
 
 
+def check_contrast(volume: Volume, *, background_below: float, where: str) -> None:
+    """Refuse a scan whose foreground is all one value between its 1st and 99th percentile, such as a mask.
+
+    `prepare` would refuse most of them, but by then a cohort is counted and split.
+
+    Args:
+        volume: The scan.
+        background_below: As in the settings; the foreground lies above it.
+        where: The scan's file, for the error.
+
+    Raises:
+        IntensityError: If there is no foreground, or no contrast in it.
+    """
+    voxels_XYZ = volume.voxels_XYZ
+    foreground = voxels_XYZ[voxels_XYZ > foreground_threshold(voxels_XYZ, background_below)]
+    _mean_and_spread(_without_extremes(foreground, where), where)
+
+
 def slice_positions(slices: int) -> Float32[np.ndarray, " S"]:
     """Return the slice coordinate of each of `slices` slices, linear in [-0.5, 0.5]; 0 for a single one."""
     return np.linspace(-0.5, 0.5, slices, dtype=np.float32) if slices > 1 else np.zeros(1, np.float32)
@@ -183,10 +202,7 @@ def _robust(
     scanned = model_XYZ[covered_XYZ]
     threshold = foreground_threshold(model_XYZ, settings.background_below)
     foreground = scanned[scanned > threshold] if settings.background_below else scanned
-    if foreground.size == 0:
-        raise IntensityError("the scan has no foreground", where=name, code="E_CONSTANT", remedy="check the scan")
-    low, high = np.percentile(foreground, (1, 99))
-    mean, spread = _mean_and_spread(foreground[(foreground >= low) & (foreground <= high)], name)
+    mean, spread = _mean_and_spread(_without_extremes(foreground, name), name)
     return np.clip((model_XYZ - mean) / spread, -INTENSITY_CLIP, INTENSITY_CLIP).astype(np.float32), spread
 
 
@@ -200,6 +216,13 @@ def _range(
 
 
 _RECIPES = {"foreground": _foreground, "robust": _robust, "range": _range}
+
+
+def _without_extremes(foreground: Float[np.ndarray, " n"], name: str) -> Float[np.ndarray, " m"]:
+    if foreground.size == 0:
+        raise IntensityError("the scan has no foreground", where=name, code="E_CONSTANT", remedy="check the scan")
+    low, high = np.percentile(foreground, (1, 99))
+    return foreground[(foreground >= low) & (foreground <= high)]
 
 
 def _mean_and_spread(values: Float[np.ndarray, " n"], name: str) -> tuple[float, float]:

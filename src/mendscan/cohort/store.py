@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mendscan.cohort.fingerprint import ScanFacts, scan_facts
-from mendscan.cohort.preparing import prepare
+from mendscan.cohort.fingerprint import BACKGROUND, ScanFacts, scan_facts
+from mendscan.cohort.preparing import check_contrast, prepare
 from mendscan.config import PreparationSettings, Settings
 from mendscan.errors import CohortError, ScanError
 from mendscan.parallel import all_in_processes, each_in_processes
@@ -31,6 +31,10 @@ __all__ = ["SliceStore", "Split", "measure_cohort", "prepare_cohort", "reserve_a
 _STORED = np.dtype("<f2")
 SMALLEST_COHORT = 8
 """Fewer scans cannot be split into training, validation and calibration."""
+_FEWEST_TO_TRAIN = 2
+"""One scan has no spread by which another could be unusual."""
+_USED_LATER = {"planes", "scored_slices", "training_margin_slices"}
+"""Settings of the preparation that no prepared slice depends on."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,13 @@ def split_by_content(hashes: Sequence[str], settings: Settings) -> Split:
     training = settings.training
     calibration = max(2, round(training.calibration_fraction * len(hashes)))
     validation = max(1, round(training.validation_fraction * len(hashes)))
-    if len(hashes) < max(SMALLEST_COHORT, calibration + validation + 1):
+    fewest = max(SMALLEST_COHORT, calibration + validation + _FEWEST_TO_TRAIN)
+    if len(hashes) < fewest:
         raise CohortError(
             "too few usable scans",
             code="E_TOO_FEW_SCANS",
             found=len(hashes),
-            expected=f"at least {max(SMALLEST_COHORT, calibration + validation + 1)}",
+            expected=f"at least {fewest}",
             remedy="add healthy scans: training, validation and calibration each need their own",
         )
     shuffled = sorted(hashes, key=lambda h: hashlib.sha256(f"{settings.seed}:{h}".encode()).hexdigest())
@@ -225,6 +230,7 @@ def _flush(path: Path) -> None:
 
 def _measure(path: Path, reader: ScanReader) -> tuple[CheckedScan, ScanFacts]:
     row, volume = checked(path, reader)
+    check_contrast(volume, background_below=BACKGROUND, where=str(path))
     return row, scan_facts(volume)
 
 
@@ -252,5 +258,5 @@ def _once_each(
 
 
 def _store_key(hashes: Sequence[str], preparation: PreparationSettings) -> str:
-    text = preparation.model_dump_json() + "".join(hashes)
+    text = preparation.model_dump_json(exclude=_USED_LATER) + "".join(hashes)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

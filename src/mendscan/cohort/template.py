@@ -18,6 +18,8 @@ SIDES = ("left", "right", "back", "front", "bottom", "top")
 _COMMON = 0.5
 """A cell belongs to the template if at least this share of the scans covers it."""
 _LARGEST_FISHER_Z = 3.0
+_FAR_LARGER = 3
+"""Times as long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,11 @@ class Template:
     def picture(self) -> Picture:
         """What scans are laid on."""
         return Picture(self.values_XYZ, self.covered_XYZ)
+
+    def is_dwarfed_by(self, scan: Overview) -> bool:
+        """Return whether a scan is so much larger that fitting it would take minutes, and say no more than its size."""
+        sides = zip(sorted(scan.values_XYZ.shape), sorted(self.values_XYZ.shape), strict=True)
+        return any(side > _FAR_LARGER * own for side, own in sides)
 
     def fit(self, scan: Overview) -> Fit:
         """Return how a scan fits the template."""

@@ -44,6 +44,8 @@ DEPARTURE = 0.3
 """τ², in healthy variances of a statistic; docs/evidence.md has what others were worth."""
 _SMALLEST_VARIANCE = 1e-3
 """Of a combination of standardised statistics; where few scans agree wholly, they agree by chance."""
+_SAYS_NOTHING = 1e9
+"""Spread of a statistic that was the same in all training scans, such as the echo along an axis of a few voxels."""
 _CLIP = 12.0
 """One absurd statistic must not hide the others' correlations."""
 _REMAINDER_QUANTILES = (0.5, 0.9, 0.99)
@@ -179,6 +181,7 @@ class AcquisitionReference:
         from sklearn.covariance import LedoitWolf
 
         centre, spread = np.median(statistics_NK, axis=0), statistics_NK.std(axis=0, ddof=1) + 1e-6
+        spread[np.ptp(statistics_NK, axis=0) == 0] = _SAYS_NOTHING
         z_NK = np.clip((statistics_NK - centre) / spread, -_CLIP, _CLIP)
         parts = [part_NK for part_NK in np.split(z_NK, [_ON_MODEL_GRID], axis=1) if part_NK.size]
         covariances = [LedoitWolf(assume_centered=True).fit(part_NK).covariance_ for part_NK in parts]

@@ -116,11 +116,10 @@ class AcquisitionGate:
     def warnings(self, volume: Volume) -> tuple[GateWarning, ...]:
         """Return what is unusual about a scan before any network has seen it."""
         facts = gate_facts(volume, cell_mm=self.cell_mm)
-        return (
-            *self._of_header(facts),
-            *self._of_intensities(facts),
-            *self._of_picture(self.template.fit(facts.picture)),
-        )
+        said = (*self._of_header(facts), *self._of_intensities(facts))
+        if self.template.is_dwarfed_by(facts.picture):
+            return said
+        return (*said, *self._of_picture(self.template.fit(facts.picture)))
 
     def code_warnings(self, codes_Shw: Int[np.ndarray, "S h w"]) -> tuple[GateWarning, ...]:
         """Return whether a scan uses the codes unlike healthy scans."""

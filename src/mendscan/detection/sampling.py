@@ -213,9 +213,9 @@ def _sample_codes(
 ) -> Int[Tensor, "n h w"]:
     starts = range(0, len(position_n), _BATCH)
     progress.begin("sample", len(starts))
-    work = partial(_sample_batch, prior, position_n, latent_shape, seed, progress)
+    work, jobs = partial(_sample_batch, prior, position_n, latent_shape, seed), [(start,) for start in starts]
     with folded_weights(prior):
-        batches = each_in_threads(work, [(start,) for start in starts], workers=_threads(prior))
+        batches = each_in_threads(work, jobs, workers=_threads(prior), after_each=progress.advance)
     return torch.cat(batches)[: len(position_n)]
 
 
@@ -225,7 +225,6 @@ def _sample_batch(
     position_n: Float[Tensor, " n"],
     latent_shape: tuple[int, int],
     seed: int,
-    progress: Progress,
     start: int,
 ) -> Int[Tensor, "b h w"]:
     """Return the codes of one batch; beyond the last sample the last position goes on."""
@@ -234,11 +233,8 @@ def _sample_batch(
     device = next(prior.parameters()).device
     nothing_yet = torch.zeros(_BATCH, *latent_shape, dtype=torch.long, device=device)
     uniforms = sample_uniforms(seed, numbers, latent_shape)
-    drawn = restore_incrementally(
-        prior, nothing_yet, position_b.to(device), uniforms, threshold_nats=_EVERY_CODE
-    ).codes_RShw[0]
-    progress.advance()
-    return drawn.cpu()
+    drawn = restore_incrementally(prior, nothing_yet, position_b.to(device), uniforms, threshold_nats=_EVERY_CODE)
+    return drawn.codes_RShw[0].cpu()
 
 
 def _decode(

@@ -65,6 +65,9 @@ def make_key_pair(key: Path) -> Path:
     made, public = Ed25519PrivateKey.generate(), key.with_name(f"{key.name}.pub")
     private = made.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
     shared = made.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
+    for path in (key, public):
+        if path.exists():  # one of a pair alone would be of no use
+            raise _key_exists(path)
     for path, content, mode in ((key, private, 0o600), (public, shared, 0o644)):
         _write_key(path, content, mode)
     return public
@@ -182,10 +185,14 @@ def _write_key(path: Path, content: bytes, mode: int) -> None:
     try:
         write_new(path, content, mode=mode)
     except FileExistsError:
-        remedy = "sign with it, without --new-key, or name another file"
-        raise WriteError("there is a key already", where=path, code="E_EXISTS", remedy=remedy) from None
+        raise _key_exists(path) from None
     except OSError as error:
         raise WriteError("the key cannot be written", where=path, found=error.strerror) from None
+
+
+def _key_exists(path: Path) -> WriteError:
+    remedy = "sign with it, without --new-key, or name another file"
+    return WriteError("there is a key already", where=path, code="E_EXISTS", remedy=remedy)
 
 
 def _cryptography() -> None:

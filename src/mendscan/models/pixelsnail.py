@@ -172,7 +172,7 @@ class PixelSNAIL(CausalLayer):
         position_B: Float[Tensor, " B"],
         beside_B2hw: Int[Tensor, "B 2 h w"] | None = None,
     ) -> Float[Tensor, "B h w"]:
-        """Return −log p(z_i | z_<i, c) of each code in nats, also given the slices beside it; higher = less likely."""
+        """Return −log p(z_i | z_<i, c) of each code in nats, also given the slices a gap away; higher = less likely."""
         return cross_entropy(self(codes_Bhw, position_B, beside_B2hw).float(), codes_Bhw, reduction="none")
 
     def incremental(self, memory: Memory, height: int, width: int) -> PriorSteps:

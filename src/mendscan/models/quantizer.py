@@ -47,8 +47,10 @@ class VectorQuantizer(nn.Module):
     def nearest(self, latents_BEhw: Float[Tensor, "B E h w"]) -> Int[Tensor, "B h w"]:
         """Return the index of the nearest code at each position; the lowest index wins a tie."""
         flat_NE = rearrange(latents_BEhw, "B E h w -> (B h w) E").float()
-        # |z - e|² without |z|², which is the same for every code.
-        distances_NK = (self.vectors_KE**2).sum(1) - 2 * flat_NE @ self.vectors_KE.T
+        # In lower arithmetic codes that lie close together would be mistaken for each other.
+        with torch.autocast(flat_NE.device.type, enabled=False):
+            # |z - e|² without |z|², which is the same for every code.
+            distances_NK = (self.vectors_KE**2).sum(1) - 2 * flat_NE @ self.vectors_KE.T
         batch, _, height, width = latents_BEhw.shape
         return rearrange(distances_NK.argmin(1), "(B h w) -> B h w", B=batch, h=height, w=width)
 

@@ -1,4 +1,4 @@
-"""What slices some way off say of a slice: they show the same subject, and are beyond a small anomaly.
+"""What slices a gap away say of a slice: they show the same subject, and are beyond a small anomaly.
 
 The paper's prior knows a slice by its coordinate alone.  Next to it the slices hold the same anomaly, and would explain
 it; a gap away they hold the same anatomy without it.  Not part of the paper; what it is worth is in docs/evidence.md.

@@ -85,13 +85,14 @@ def choose_detection(
         reader: How the scans are read.
 
     Returns:
-        The detection settings, and a decision for each that was looked at; none if there are too few scans.
+        The detection settings, and a decision for each that was looked at; none if there are too few scans, or the map
+        needs restorations.
 
     Raises:
         ScanError: If a scan cannot be read any more.
     """
     settings = networks.settings.detection
-    if min(len(healthy), len(validation)) < _FEWEST_SCANS:
+    if min(len(healthy), len(validation)) < _FEWEST_SCANS or not _goes_without_restorations(settings):
         return Chosen(settings, ())
     progress.begin("choose the evidence", len(healthy) + _CASES)
     usual, cases = [], []
@@ -107,7 +108,8 @@ def choose_detection(
     for name in CANDIDATES:
         if f"detection.{name}" in fixed or not _matters(name, settings):
             continue
-        precision = {value: _precision(settings, name, value, usual, cases) for value in _values(name, settings)}
+        values = _values(name, settings, networks)
+        precision = {value: _precision(settings, name, value, usual, cases) for value in values}
         best = _clearly_best(precision, planned=getattr(settings, name))
         settings = settings.model_copy(update={name: best})
         decisions.append(Decision(f"detection.{name}", _shown(best), _reason(precision, best)))
@@ -132,10 +134,17 @@ def _matters(name: str, settings: DetectionSettings) -> bool:
     return name == "evidence" or name.removesuffix("_sigma") in settings.evidence
 
 
-def _values(name: str, settings: DetectionSettings) -> tuple[Any, ...]:
-    """Return the candidates, the plan's own value first."""
+def _goes_without_restorations(settings: DetectionSettings) -> bool:
+    return settings.voxel_map == "standardised" and "residual" not in settings.evidence
+
+
+def _values(name: str, settings: DetectionSettings, networks: Networks) -> tuple[Any, ...]:
+    """Return the candidates that the networks can follow, the plan's own value first."""
     planned = getattr(settings, name)
-    return (planned, *(value for value in CANDIDATES[name] if value != planned))
+    others = (value for value in CANDIDATES[name] if value != planned)
+    if name == "evidence" and networks.discriminator is None:
+        others = (value for value in others if "discriminator" not in value)
+    return (planned, *others)
 
 
 def _precision(

@@ -138,6 +138,8 @@ def _settings(
     for wrong, setting, reason in (
         (settings.vqvae.norm != "batch", "vqvae.norm", "the original normalises by batch"),
         (settings.has_discriminator, "training.discriminator_share", "the original has no discriminator"),
+        (settings.preparation.planes > 1, "preparation.planes", "the original has one plane"),
+        (settings.prior.context_slices > 0, "prior.context_slices", "the original's prior sees no other slice"),
         (settings.detection.scan_score != "paper", "detection.scan_score", "it needs the training scans"),
         (
             settings.detection.voxel_map != "residual" and not calibrated,

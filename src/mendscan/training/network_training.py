@@ -23,7 +23,7 @@ from mendscan.training.checkpoint import state_digest
 from mendscan.training.discriminating import ScanData, discriminator_loss, validate_discriminator
 from mendscan.training.epochs import Epochs
 from mendscan.training.loop import LossOfStep
-from mendscan.training.run import StageFolder, StageRun
+from mendscan.training.run import StageFolder, StageRun, Validate
 from mendscan.training.side_by_side import Crew, Turn, side_by_side
 from mendscan.training.stages import (
     CodeData,
@@ -122,16 +122,20 @@ class _Plane:
         unquantised = round(settings.codebook.unquantised_fraction * steps.vqvae)
         rate = settings.training.learning_rate_vqvae
         StageRun(f"vqvae{self.suffix}", vqvae, rate, steps.vqvae, settings, where, epochs).run(
-            vqvae_loss(vqvae, training, steps.vqvae),
-            lambda step: validate_vqvae(vqvae, validation, quantise=step >= unquantised),
+            lambda: (
+                vqvae_loss(vqvae, training, steps.vqvae),
+                lambda step: validate_vqvae(vqvae, validation, quantise=step >= unquantised),
+            )
         )
-        loss = _prior_loss(prior, vqvae, training, where)
-        held_out = _encode(vqvae, validation, 1, where)
-        most = validation_slices(len(validation.scans), settings)
+
+        def encoded() -> tuple[LossOfStep, Validate]:
+            loss = _prior_loss(prior, vqvae, training, where)
+            held_out = _encode(vqvae, validation, 1, where)
+            most = validation_slices(len(validation.scans), settings)
+            return loss, lambda _: validate_prior(prior, held_out, slices=most)
+
         rate, basis = settings.training.learning_rate_prior, state_digest(vqvae)
-        StageRun(f"prior{self.suffix}", prior, rate, steps.prior, settings, where, epochs, basis).run(
-            loss, lambda _: validate_prior(prior, held_out, slices=most)
-        )
+        StageRun(f"prior{self.suffix}", prior, rate, steps.prior, settings, where, epochs, basis).run(encoded)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +153,10 @@ class _Member:
         name = f"discriminator-{self.number + 1}" if len(self.discriminator.members) > 1 else "discriminator"
         rate, where = settings.discriminator.learning_rate, replace(where, turn=turn)
         StageRun(name, network, rate, self.steps_in_all, settings, where).run(
-            discriminator_loss(self.discriminator, self.training, member=self.number),
-            lambda _: validate_discriminator(self.discriminator, self.validation, member=self.number),
+            lambda: (
+                discriminator_loss(self.discriminator, self.training, member=self.number),
+                lambda _: validate_discriminator(self.discriminator, self.validation, member=self.number),
+            )
         )
 
 

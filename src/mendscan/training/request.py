@@ -38,8 +38,10 @@ def check_request(folder: Path, preset: str, budget: Budget, assignments: Sequen
     if preset != "auto" and preset not in PRESETS:
         raise SettingsError("unknown preset", where=f"--preset {preset}", expected=f"auto, {', '.join(PRESETS)}")
     _check_budget(budget)
+    if budget != Budget():
+        _refuse_twice(assignments)
     if budget.epochs is not None:
-        _check_epochs(budget.epochs, preset, assignments, resume=resume)
+        _check_epochs(budget.epochs, preset, resume=resume)
     _check_folder(folder, resume=resume)
 
 
@@ -49,20 +51,28 @@ def _check_budget(budget: Budget) -> None:
         raise SettingsError("give either --minutes or --steps, not both", where="train")
     if epochs is not None and (minutes is not None or steps is not None):
         raise SettingsError("give --epochs, --minutes or --steps, not two of them", where="train")
-    if not 0 < (minutes or 1) < 1e6 or (steps or 2) < 2 or minutes == 0:
-        raise SettingsError("no time to train", where="train", found=minutes or steps, expected="a positive number")
+    if (minutes is not None and not 0 < minutes < 1e6) or (steps is not None and steps < 2):
+        found, expected = (minutes, "a positive number") if steps is None else (steps, "at least 2")
+        raise SettingsError("no time to train", where="train", found=found, expected=expected)
 
 
-def _check_epochs(epochs: int, preset: str, assignments: Sequence[str], *, resume: bool) -> None:
+def _refuse_twice(assignments: Sequence[str]) -> None:
+    for assignment in assignments:
+        if assignment.partition("=")[0].strip() in {"training.steps", "training.epochs"}:
+            raise SettingsError(
+                "how long to train is given twice",
+                where=f"--set {assignment}",
+                remedy="give either the setting, or --minutes, --steps or --epochs",
+            )
+
+
+def _check_epochs(epochs: int, preset: str, *, resume: bool) -> None:
     if epochs < 1:
         raise SettingsError("no time to train", where=f"--epochs {epochs}", expected="a positive number")
     if preset == "auto" and not resume:
         raise SettingsError(
             "auto knows no epochs", where=f"--epochs {epochs}", remedy="give --minutes, or --preset brain or abdomen"
         )
-    for assignment in assignments:
-        if assignment.partition("=")[0].strip() in {"training.steps", "training.epochs"}:
-            raise SettingsError("give either --epochs or the setting", where=f"--set {assignment}")
 
 
 def _check_folder(folder: Path, *, resume: bool) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mendscan.config import Settings
 from mendscan.errors import Interrupted, MendscanError
@@ -18,11 +18,14 @@ from mendscan.progress import Progress
 from mendscan.training.checkpoint import Checkpoints, restore
 from mendscan.training.epochs import EpochMean, Epochs
 from mendscan.training.interrupts import StopRequest
-from mendscan.training.loop import make_optimiser, train_steps
+from mendscan.training.loop import LossOfStep, make_optimiser, train_steps
 from mendscan.training.metrics_log import MetricsLog
 from mendscan.training.side_by_side import Turn
 
-__all__ = ["StageFolder", "StageRun"]
+__all__ = ["StageFolder", "StageRun", "Validate"]
+
+Validate = Callable[[int], dict[str, float]]
+"""Returns hold-out figures after a step."""
 
 _VALIDATIONS = 20
 """Hold-out figures are computed this often in a stage, or a little more often, or in a short one …"""
@@ -99,14 +102,12 @@ class StageRun:
     def __post_init__(self) -> None:
         self._checkpoints = Checkpoints(self.where.work, self.name, self.where.progress.say)
 
-    def run(
-        self, loss_of_step: Callable[[int], dict[str, Tensor]], validate: Callable[[int], dict[str, float]]
-    ) -> None:
+    def run(self, begin: Callable[[], tuple[LossOfStep, Validate]]) -> None:
         """Take all steps that are not yet taken.
 
         Args:
-            loss_of_step: The losses of a step.
-            validate: Hold-out figures after a step.
+            begin: Returns the losses of a step and the hold-out figures after one; called only if a step is to be
+                taken, for it may have much to compute first.
 
         Raises:
             Interrupted: If a stop was requested; the stage is saved and goes on where it was when run again.
@@ -118,6 +119,7 @@ class StageRun:
         self.where.turn.taken += first_step
         if first_step == self.steps:
             return
+        loss_of_step, validate = begin()
         self.where.progress.begin(self.name, self.steps, done=first_step)
         self._saved_at = time.monotonic()
         self.network.train()

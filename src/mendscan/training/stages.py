@@ -226,7 +226,7 @@ def _start_codebook(vqvae: VQVAE, data: SliceData, generator: torch.Generator) -
 def prior_loss(prior: PixelSNAIL, codes: CodeData, settings: Settings) -> Callable[[int], dict[str, Tensor]]:
     """Return the loss of one prior step: the mean code NLL, in nats.
 
-    A prior that may see the slices beside a slice goes without them in a part of the slices: it is asked both ways.
+    A prior that may see slices a gap away goes without them in a part of the slices: it is asked both ways.
     """
     gap, missing = settings.prior.context_slices, settings.vqvae.codes
 
@@ -270,7 +270,7 @@ def fresh_prior_loss(prior: PixelSNAIL, vqvae: VQVAE, data: SliceData) -> Callab
 def encode_views(vqvae: VQVAE, data: SliceData, views: int, on_batch: Callable[[int], None]) -> CodeData:
     """Encode every slice as it is, and under `views` - 1 augmentations: the codes are fixed while the prior trains.
 
-    For a prior that sees the slices beside a slice those of a scan are augmented alike, so that they belong together.
+    For a prior that sees slices a gap away those of a scan are augmented alike, so that they belong together.
     """
     vqvae.eval()
     alike, everything = data.settings.prior.context_slices > 0, torch.arange(len(data))
