@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-slow pinned test-browser browser benchmark docs lint types clean
 
-demo: $(INSTALLED)  ## simulate a cohort, train, detect, evaluate (about 10 minutes)
+demo: $(INSTALLED)  ## simulate a cohort, train, detect, evaluate (about a quarter of an hour)
 	$(BIN)/mendscan demo -o demo
 
 pinned:  ## what the checks run with: every package but PyTorch by its hash; Python 3.11 on 64-bit Linux

@@ -57,6 +57,10 @@ from mendscan.volumes.writing import make_folder, write_text
 
 NETWORKS = {
     "auto": [],
+    "no slices a gap away": ["prior.context_slices=0"],
+    "one plane": ["preparation.planes=1"],
+    "scans not restyled": ["discriminator.restyled=0"],
+    "one member of the discriminator": ["discriminator.members=1"],
     "no revival": ["codebook.revive_below=0"],
     "the paper's codebook": [
         "codebook.update=gradient", "codebook.commitment=1", "codebook.revive_below=0",
@@ -64,10 +68,6 @@ NETWORKS = {
     ],
     "one code per 8×8 pixels": ["vqvae.channels=64,64,64", "preparation.shape_XYZ={multiple_of_8}"],
     "one code per 2×2 pixels": ["vqvae.channels=64"],
-    "scans not restyled": ["discriminator.restyled=0"],
-    "one member of the discriminator": ["discriminator.members=1"],
-    "one plane": ["preparation.planes=1"],
-    "no slices beside": ["prior.context_slices=0"],
 }  # fmt: skip
 RESTORATIONS = (1, 5, 15)
 PERCENTILES = (80.0, 90.0, 95.0, 98.0)
