@@ -431,7 +431,7 @@ class Ablation:
         settings = settings or self.detection
         voxels = calibrate_voxels(pool.healthy, settings)
         for each in pool.cases:
-            yield voxels.map_of(each, settings)
+            yield voxels.map_of(each)
 
     def evaluated(self, maps: Iterator[MapSHW], scores: Sequence[float] | None = None) -> Evaluation:
         """Bring the maps home and compare them, and scan scores where there are any, with the labels."""

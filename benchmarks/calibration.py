@@ -157,8 +157,8 @@ def one_split(pool: Sequence[Scanned], half: int, settings: DetectionSettings, s
     known, new = ([pool[i] for i in part] for part in (order[:half], order[half:]))
     evidence = [each.evidence for each in known]
     voxels = calibrate_voxels(evidence, settings)
-    apart = [peaks_of(m, s, voxels) for m, s in zip(left_out_maps(voxels, evidence, settings), known, strict=True)]
-    itself, found = ([peaks_of(voxels.map_of(s.evidence, settings), s, voxels) for s in part] for part in (known, new))
+    apart = [peaks_of(m, s, voxels) for m, s in zip(left_out_maps(voxels, evidence), known, strict=True)]
+    itself, found = ([peaks_of(voxels.map_of(s.evidence), s, voxels) for s in part] for part in (known, new))
     figures = [float(np.mean([len(peaks) for peaks in part])) for part in (apart, found)]
     for wanted in WANTED:
         cap = counted_at_most(half, false_positives_per_scan=wanted)

@@ -69,7 +69,7 @@ def calibration_of(networks: Networks) -> Calibration:
     evidence = [networks.evidence(scan, r.residual_SHW) for scan, r in zip(encoded, restored, strict=True)]
     scores = [float(scan.slice_scores(thresholds.score).sum()) for scan in encoded]
     voxels = calibrate_voxels(evidence, settings.detection)
-    maps = left_out_maps(voxels, evidence, settings.detection)
+    maps = left_out_maps(voxels, evidence)
     found = [
         map_and_findings(*each, at=scan.at, threshold=0.5)[1]
         for *each, scan in zip(maps, scans, prepared, encoded, strict=True)

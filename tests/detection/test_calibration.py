@@ -102,7 +102,7 @@ def test_a_calibration_comes_back_exactly(settings: DetectionSettings) -> None:
     for name, array in saved.arrays().items():
         np.testing.assert_array_equal(loaded.arrays()[name], array)
     new = healthy_evidence(1, seed=4)[0]
-    np.testing.assert_array_equal(loaded.voxels.map_of(new, settings), saved.voxels.map_of(new, settings))
+    np.testing.assert_array_equal(loaded.voxels.map_of(new), saved.voxels.map_of(new))
 
 
 @pytest.mark.parametrize("peaks", [None, (), ((0.1 + 0.2, 1 / 3), (), (0.5,))])

@@ -274,6 +274,12 @@ def test_global_random_numbers_are_neither_used_nor_moved(detector: Detector, sc
     assert_same(first, detector.detect(scan))
 
 
+@pytest.mark.parametrize("asked", [0, -1])
+def test_no_restoration_is_refused(detector: Detector, scan: Path, asked: int) -> None:
+    with pytest.raises(SettingsError, match="at least 1"):
+        detector.detect(scan, restorations=asked)
+
+
 def test_the_number_of_restorations_can_be_chosen(detector: Detector, scan: Path) -> None:
     one, default, four = (detector.detect(scan, restorations=n) for n in (1, None, 4))
     assert_same(default, four)

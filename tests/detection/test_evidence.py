@@ -58,9 +58,9 @@ def test_two_sided_evidence_sees_less_and_more_alike() -> None:
 def test_a_place_without_texture_and_one_with_too_much_both_stand_out(factor: float) -> None:
     voxels = calibrate_voxels(healthy_evidence(8), TEXTURE)
     new = healthy_evidence(1, seed=9)[0]
-    before = voxels.map_of(new, TEXTURE)
+    before = voxels.map_of(new)
     where = np.zeros(SHAPE, bool)
     where[1:5, 3:9, 4:10] = True
     new.slices_SHW[where] = 0.5 + factor * (new.slices_SHW[where] - 0.5)
-    found = voxels.map_of(new, TEXTURE)
+    found = voxels.map_of(new)
     assert found[where].mean() > 0.5 > before[where].mean()

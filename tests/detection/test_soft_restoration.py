@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mendscan.cohort.preparing import prepare
-from mendscan.detection import networks as networks_module
+from mendscan.detection import plane_networks
 from mendscan.detection.detector import Detector
 from mendscan.detection.encoded_scan import EncodedScan
 from mendscan.detection.networks import Networks
@@ -65,7 +65,7 @@ def test_likely_codes_are_decoded_as_they_are(networks: Networks, scan: EncodedS
 def test_neither_workers_nor_groups_show(
     networks: Networks, scan: EncodedScan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(networks_module, "FITS_A_CPU", networks_module.Batching(slices=2, state_rows=10, group=2))
+    monkeypatch.setattr(plane_networks, "FITS_A_CPU", plane_networks.Batching(slices=2, state_rows=10, group=2))
     one, three = (
         replace(networks, workers=workers).restore_softly(scan, threshold_nats=1.0).restored_SHW for workers in (1, 3)
     )

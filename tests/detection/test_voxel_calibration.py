@@ -93,7 +93,7 @@ def test_maps_are_in_the_unit_interval_whatever_the_evidence(settings: Detection
     for scale in (0.0, 1.0, 1e6):
         drawn = (scale * generator.exponential(size=(4, *SHAPE))).astype(np.float32)
         evidence = Evidence(*drawn[:3], EVERYWHERE, drawn[3])
-        found = voxels.map_of(evidence, settings)
+        found = voxels.map_of(evidence)
         assert found.shape == SHAPE
         assert found.min() >= 0
         assert found.max() <= 1
@@ -106,7 +106,7 @@ def test_the_papers_map_is_the_pooled_residual_and_its_threshold_a_quantile() ->
         pooled_residual(each.residual_SHW, min_pool=PAPER.min_pool, mean_pool_SHW=PAPER.mean_pool_SHW)
         for each in evidence
     ]
-    np.testing.assert_array_equal(voxels.map_of(evidence[2], PAPER), maps[2])
+    np.testing.assert_array_equal(voxels.map_of(evidence[2]), maps[2])
     assert voxels.threshold == pytest.approx(np.quantile(maps, 0.9))
     assert not voxels.kinds
 
@@ -120,7 +120,7 @@ def test_the_standardised_map_is_its_formula() -> None:
     first = voxels.kinds["residual"].tail(residual.standardised(new.residual_SHW))
     second = voxels.kinds["nll"].tail(nll.standardised(new.nll_SHW))
     combined = (first**3 + second**3) ** (1 / 3)
-    np.testing.assert_allclose(voxels.map_of(new, STANDARDISED), combined / (combined + voxels.scale), rtol=1e-5)
+    np.testing.assert_allclose(voxels.map_of(new), combined / (combined + voxels.scale), rtol=1e-5)
 
 
 def test_smoothing_is_narrower_in_voxels_along_an_axis_where_they_are_longer() -> None:
@@ -142,9 +142,9 @@ def test_the_healthy_threshold_is_one_half_and_a_quantile_of_scans_that_were_lef
     above = []
     for i, left_out in enumerate(evidence):
         others = [each for j, each in enumerate(evidence) if j != i]
-        above.append(without(voxels, others, STANDARDISED).map_of(left_out, STANDARDISED) > 0.5)
+        above.append(without(voxels, others, STANDARDISED).map_of(left_out) > 0.5)
     assert np.mean(above) == pytest.approx(0.05, abs=2e-3)
-    new = [voxels.map_of(each, STANDARDISED) > 0.5 for each in healthy_evidence(4, seed=7)]
+    new = [voxels.map_of(each) > 0.5 for each in healthy_evidence(4, seed=7)]
     assert 0.02 < np.mean(new) < 0.1
 
 
@@ -152,13 +152,13 @@ def test_the_healthy_threshold_is_one_half_and_a_quantile_of_scans_that_were_lef
 def test_an_anomaly_stands_out_in_either_kind_of_evidence(kind: str) -> None:
     voxels = calibrate_voxels(healthy_evidence(8), STANDARDISED)
     evidence = healthy_evidence(1, seed=9)[0]
-    before = voxels.map_of(evidence, STANDARDISED)
+    before = voxels.map_of(evidence)
     where = np.zeros(SHAPE, bool)
     where[2:4, 4:8, 5:9] = True
     residual, nll = evidence.residual_SHW.copy(), evidence.nll_SHW.copy()
     residual[where] += 1.5 if kind != "nll" else 0
     nll[where] += 8 if kind != "residual" else 0
-    found = voxels.map_of(replace(evidence, residual_SHW=residual, nll_SHW=nll), STANDARDISED)
+    found = voxels.map_of(replace(evidence, residual_SHW=residual, nll_SHW=nll))
     assert (found[where] > 0.5).mean() > 0.9
     assert (found[where] > before[where]).all()
     np.testing.assert_allclose(found[:, :, -1], before[:, :, -1], atol=0.01)
@@ -172,11 +172,11 @@ def test_what_a_whole_scan_has_in_common_points_at_no_place_once_it_is_levelled(
     spread = HealthyReference.fit(np.stack([each.nll_SHW for each in healthy]), sigma_voxels=1.5).spread_SHW
     everywhere = replace(evidence, nll_SHW=evidence.nll_SHW + 3 * spread.mean())
     levelled = calibrate_voxels(healthy, NLL_ALONE)
-    before, after = (levelled.map_of(each, NLL_ALONE) for each in (evidence, everywhere))
+    before, after = (levelled.map_of(each) for each in (evidence, everywhere))
     as_it_is = NLL_ALONE.model_copy(update={"nll_level": "cohort"})
     assert (after > 0.5).mean() < 0.1
     assert np.abs(after - before).mean() < 0.1
-    assert (calibrate_voxels(healthy, as_it_is).map_of(everywhere, as_it_is) > 0.5).mean() > 0.5
+    assert (calibrate_voxels(healthy, as_it_is).map_of(everywhere) > 0.5).mean() > 0.5
 
 
 def test_a_levelled_map_is_its_formula_over_what_is_scored() -> None:
@@ -201,18 +201,18 @@ def test_where_neither_the_scan_nor_healthy_scans_show_anything_the_map_is_zero(
     body[:, 3:9, 3:11] = True
     voxels = calibrate_voxels([with_foreground(e, body) for e in healthy_evidence(8)], STANDARDISED)
     odd = evidence_of(np.full(SHAPE, 9), np.full(SHAPE, 20), foreground_SHW=np.zeros(SHAPE, bool))
-    assert (voxels.map_of(odd, STANDARDISED)[~body] == 0).all()
-    assert (voxels.map_of(odd, STANDARDISED)[body] > 0.5).all(), "what is missing here is still scored"
+    assert (voxels.map_of(odd)[~body] == 0).all()
+    assert (voxels.map_of(odd)[body] > 0.5).all(), "what is missing here is still scored"
     beside = np.zeros(SHAPE, bool)
     beside[2, 0:2, 0:2] = True
-    assert (voxels.map_of(with_foreground(odd, beside), STANDARDISED)[beside] > 0.5).all(), "and what does not belong"
+    assert (voxels.map_of(with_foreground(odd, beside))[beside] > 0.5).all(), "and what does not belong"
 
 
 def test_more_evidence_never_lowers_the_map() -> None:
     voxels = calibrate_voxels(healthy_evidence(5), STANDARDISED)
     evidence = healthy_evidence(1, seed=2)[0]
     more = replace(evidence, residual_SHW=evidence.residual_SHW + 0.2, nll_SHW=evidence.nll_SHW + 0.5)
-    assert (voxels.map_of(more, STANDARDISED) >= voxels.map_of(evidence, STANDARDISED)).all()
+    assert (voxels.map_of(more) >= voxels.map_of(evidence)).all()
 
 
 # --- maps of the calibration scans themselves ------------------------------------------------------------------------
@@ -222,11 +222,11 @@ def test_more_evidence_never_lowers_the_map() -> None:
 def test_a_left_out_map_is_that_of_a_calibration_without_the_scan(settings: DetectionSettings) -> None:
     evidence = healthy_evidence(6)
     voxels = calibrate_voxels(evidence, settings)
-    maps = list(left_out_maps(voxels, evidence, settings))
+    maps = list(left_out_maps(voxels, evidence))
     assert len(maps) == 6
     for i, found in enumerate(maps):
         others = [each for j, each in enumerate(evidence) if j != i]
-        expected = without(voxels, others, settings).map_of(evidence[i], settings)
+        expected = without(voxels, others, settings).map_of(evidence[i])
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-3)
 
 
@@ -234,9 +234,9 @@ def test_a_scan_standardised_by_itself_has_weaker_peaks() -> None:
     """Why it must be left out: thresholds from its own map would let too many findings of new scans through."""
     evidence = healthy_evidence(6)
     voxels = calibrate_voxels(evidence, STANDARDISED)
-    apart = np.array([found.max() for found in left_out_maps(voxels, evidence, STANDARDISED)])
-    itself = np.array([voxels.map_of(each, STANDARDISED).max() for each in evidence])
-    new = np.array([voxels.map_of(each, STANDARDISED).max() for each in healthy_evidence(30, seed=8)])
+    apart = np.array([found.max() for found in left_out_maps(voxels, evidence)])
+    itself = np.array([voxels.map_of(each).max() for each in evidence])
+    new = np.array([voxels.map_of(each).max() for each in healthy_evidence(30, seed=8)])
     assert (apart > itself).all()
     assert abs(apart.mean() - new.mean()) < 0.5 * (new.mean() - itself.mean())
 
@@ -244,7 +244,7 @@ def test_a_scan_standardised_by_itself_has_weaker_peaks() -> None:
 def test_the_papers_map_needs_no_leaving_out() -> None:
     evidence = healthy_evidence(3)
     voxels = calibrate_voxels(evidence, PAPER)
-    for each, found in zip(evidence, left_out_maps(voxels, evidence, PAPER), strict=True):
-        np.testing.assert_array_equal(found, voxels.map_of(each, PAPER))
+    for each, found in zip(evidence, left_out_maps(voxels, evidence), strict=True):
+        np.testing.assert_array_equal(found, voxels.map_of(each))
     with pytest.raises(ValueError, match="no healthy tails"):
         voxels.nats_of_standardised({}, EVERYWHERE)

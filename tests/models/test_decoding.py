@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mendscan.config import PRESETS, VqvaeSettings
-from mendscan.models.decoding import SliceDecoder, receptive_field
+from mendscan.models.decoding import SliceDecoder
 from mendscan.models.vqvae import VQVAE
+from mendscan.models.windows import reach_of, steps_of
 
 POSITION = torch.tensor(0.2)
 
@@ -43,6 +44,12 @@ def trained(settings: VqvaeSettings) -> VQVAE:
             nn.init.normal_(norm.running_mean)
             nn.init.uniform_(norm.running_var, 0.5, 1.5)
     return vqvae
+
+
+def receptive_field(vqvae: VQVAE) -> float:
+    """How many pixels beyond those of its own position a changed code may change, to either side."""
+    _, before, after = reach_of(steps_of(vqvae.decoder))
+    return float(max(before, after))
 
 
 def decoder_of(name: str) -> tuple[VQVAE, Tensor]:

@@ -198,7 +198,7 @@ def test_the_papers_map_is_not_cut_off_for_ranking(networks: Networks, calibrati
     """Where the paper's map says 1, voxels still differ; below, the order is the same."""
     paper = DetectionSettings(restorations=2, min_pool=1, mean_pool_SHW=(1, 1, 1))
     settings = networks.settings.model_copy(update={"detection": paper})
-    voxels = VoxelCalibration(threshold=0.5)
+    voxels = VoxelCalibration(threshold=0.5, settings=paper)
     own = Detector(replace(networks, settings=settings), replace(calibration, voxels=voxels), model_hash="")
     volume = own.detect((head(0), OBLIQUE), maps=False).volume
     clipped, ranking = own.detect(volume).map_XYZ, own.ranking_map(volume)

@@ -139,8 +139,10 @@ def detect_folder(
                 timeout_s=timeout_s,
             )
             progress.begin("detect", len(cases))
-            take_outcomes(cases, outcomes, tables, progress, partial(_take, tables, progress))
-    drop_detector()
+            try:
+                take_outcomes(cases, outcomes, tables, progress, partial(_take, tables, progress))
+            finally:
+                drop_detector()
     if resume:
         progress.say(f"{tables.kept} of {len(cases)} scans were done before, verified")
     return summary_of(tables)

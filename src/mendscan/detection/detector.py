@@ -187,7 +187,7 @@ class Detector:
                     encoded, restorations=settings.restorations, threshold_nats=threshold, seed=seed
                 )
                 residual_SHW = restored.residual_SHW
-            ranking_SHW = voxels.ranking_of(self.networks.evidence(encoded, residual_SHW), settings)
+            ranking_SHW = voxels.ranking_of(self.networks.evidence(encoded, residual_SHW))
             return prepared.to_scan(ranking_SHW, at=encoded.at)
 
     def _admit(self, volume: Volume, *, strict: bool) -> tuple[Prepared, EncodedScan, tuple[GateWarning, ...]]:
@@ -210,12 +210,17 @@ class Detector:
         Args:
             asked: R, if its number was given.
             scores: As in `detect`.
+
+        Raises:
+            SettingsError: If the number is below 1.
         """
         settings, kinds = self.settings.detection, self.calibration.voxels.kinds
         map_needs_them = scores == "paper" or not kinds or "residual" in kinds
         if asked is None and settings.restored_scan == "soft" and not map_needs_them:
             return 0
-        return asked or settings.restorations
+        if asked is not None and asked < 1:
+            raise SettingsError("no restoration is asked for", where="restorations", found=asked, expected="at least 1")
+        return settings.restorations if asked is None else asked
 
     def _restoring(
         self, count: int, *, seed: int, schedule: Schedule, precision: Precision

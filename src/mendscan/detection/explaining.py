@@ -141,7 +141,7 @@ def explain(
         evidence=evidence,
         paper_map_SHW=paper_map(evidence, settings.detection),
         excess=calibration.voxels.excess_of(evidence),
-        map_SHW=calibration.voxels.map_of(evidence, settings.detection),
+        map_SHW=calibration.voxels.map_of(evidence),
         thresholds=calibration.thresholds,
         map_threshold=calibration.map_threshold(),
         settings=settings,
@@ -167,7 +167,7 @@ def _row(
         return int(np.argmax(encoded.slice_scores(threshold_nats)))
     axis = "XYZ".index(prepared.slice_axis)
     index = (np.linalg.inv(volume.affine) @ [*through_mm, 1.0])[axis]
-    return int(np.argmin(np.abs(encoded.at * prepared.grid.scale[axis] + prepared.grid.offset[axis] - index)))
+    return int(np.argmin(np.abs(prepared.slice_indices(at=encoded.at) - index)))
 
 
 @torch.inference_mode()

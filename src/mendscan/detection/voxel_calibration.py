@@ -93,7 +93,7 @@ class VoxelCalibration:
         usual_SHW: Share of the healthy scans that show something at each position; where neither they nor the scan do,
             the map is 0.
         scale: The combined evidence, in nats, that the map shows as 0.5.
-        settings: How the kinds are made; the paper's map needs none.
+        settings: How the kinds, or the paper's map, are made.
     """
 
     threshold: float
@@ -102,19 +102,19 @@ class VoxelCalibration:
     scale: float = 1.0
     settings: DetectionSettings = field(default_factory=DetectionSettings)
 
-    def map_of(self, evidence: Evidence, settings: DetectionSettings) -> MapSHW:
+    def map_of(self, evidence: Evidence) -> MapSHW:
         """Return the anomaly map on the model grid, in [0, 1]."""
-        return self.as_map(self.nats_of(evidence)) if self.kinds else paper_map(evidence, settings)
+        return self.as_map(self.nats_of(evidence)) if self.kinds else paper_map(evidence, self.settings)
 
-    def ranking_of(self, evidence: Evidence, settings: DetectionSettings) -> MapSHW:
+    def ranking_of(self, evidence: Evidence) -> MapSHW:
         """Return a map in [0, 1) that orders voxels as `map_of` does and tells those apart that it clips at 1.
 
         The healthy threshold is worth 0.5.
         """
         if self.kinds:
-            return self.map_of(evidence, settings)
+            return self.map_of(evidence)
         residual_SHW = unclipped_residual(
-            _restored_residual(evidence), min_pool=settings.min_pool, mean_pool_SHW=settings.mean_pool_SHW
+            _restored_residual(evidence), min_pool=self.settings.min_pool, mean_pool_SHW=self.settings.mean_pool_SHW
         )
         return to_unit_interval(residual_SHW, max(self.threshold, _SMALLEST_SCALE))
 
@@ -147,7 +147,7 @@ class VoxelCalibration:
     def excess_of(self, evidence: Evidence) -> dict[str, MapSHW]:
         """Return how far each kind of evidence is from usual, in healthy standard deviations: higher = more anomalous.
 
-        None for the paper's map, which standardises nothing.
+        Empty for the paper's map, which standardises nothing.
         """
         return self._excess(self._standardised(evidence), evidence.foreground_SHW)
 
@@ -204,7 +204,7 @@ def calibrate_voxels(evidence: Sequence[Evidence], settings: DetectionSettings) 
     """Learn the map's statistics and threshold from the evidence of held-out healthy scans."""
     if settings.voxel_map == "residual":
         maps = np.stack([paper_map(each, settings) for each in evidence])
-        return VoxelCalibration(threshold=float(np.quantile(maps, settings.threshold_quantile)))
+        return VoxelCalibration(float(np.quantile(maps, settings.threshold_quantile)), settings=settings)
     foreground_NSHW = np.stack([each.foreground_SHW for each in evidence])
     usual_SHW = foreground_NSHW.mean(axis=0, dtype=np.float32)
     scored_NSHW = _scored(foreground_NSHW, usual_SHW)
@@ -226,9 +226,7 @@ def calibrate_voxels(evidence: Sequence[Evidence], settings: DetectionSettings) 
     return VoxelCalibration(0.5, kinds, usual_SHW, scale, settings)
 
 
-def left_out_maps(
-    voxels: VoxelCalibration, evidence: Sequence[Evidence], settings: DetectionSettings
-) -> Iterator[MapSHW]:
+def left_out_maps(voxels: VoxelCalibration, evidence: Sequence[Evidence]) -> Iterator[MapSHW]:
     """Yield the map of each calibration scan as if it were new: standardised by the *other* scans.
 
     The paper's map standardises nothing, and is what it is.
@@ -236,7 +234,6 @@ def left_out_maps(
     Args:
         voxels: What `calibrate_voxels` learnt from `evidence`.
         evidence: Of at least three healthy scans for a standardised map: with two there is no spread without one.
-        settings: The model's.
 
     Yields:
         One map per scan, on the model grid, in [0, 1].
@@ -244,7 +241,7 @@ def left_out_maps(
     if voxels.kinds:
         yield from (voxels.as_map(nats_SHW) for nats_SHW in left_out_nats(voxels, evidence))
     else:
-        yield from (paper_map(each, settings) for each in evidence)
+        yield from map(voxels.map_of, evidence)
 
 
 def left_out_nats(voxels: VoxelCalibration, evidence: Sequence[Evidence]) -> Iterator[MapSHW]:

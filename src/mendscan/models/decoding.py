@@ -17,9 +17,9 @@ from torch import Tensor
 
 from mendscan.models.blocks import position_plane
 from mendscan.models.vqvae import VQVAE
-from mendscan.models.windows import Window, follow, keep, lay, reach_of, steps_of, work_of
+from mendscan.models.windows import Window, follow, keep, lay, steps_of, work_of
 
-__all__ = ["SliceDecoder", "receptive_field"]
+__all__ = ["SliceDecoder"]
 
 _GRIDS_PER_PASS = 4
 """Grids decoded at once: with more, the activations of a real model leave the processor's cache."""
@@ -125,18 +125,6 @@ class SliceDecoder:
         if window == _NOWHERE:
             return 0.0
         return work_of(self._steps, window) / self._whole_work
-
-
-def receptive_field(vqvae: VQVAE) -> float:
-    """Return how many pixels beyond those of its own position a changed code may change, to either side.
-
-    Infinite where a norm is over the whole slice.
-
-    Raises:
-        TypeError: If the decoder has a layer that a window cannot be followed through.
-    """
-    _, before, after = reach_of(steps_of(vqvae.decoder))
-    return float(max(before, after))
 
 
 def _even_box(changed_hw: Bool[Tensor, "h w"]) -> Window:

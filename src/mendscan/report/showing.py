@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mendscan.detection.conformal import smallest_p_value
 from mendscan.errors import GeometryError, ResultsError
 from mendscan.report.content import cohort_facts
 from mendscan.report.pages import case_page, render_page
@@ -110,7 +111,7 @@ def _saved(detection: Detection, folder: Path) -> Results:
         "map_threshold": detection.threshold,
         "calibration_scans": count,
         "healthy_scores": list(detection.healthy_scores),
-        "smallest_p_value": 1 / (count + 1),
+        "smallest_p_value": smallest_p_value(count),
         "false_positive_rate": _NO_RATE,
     }
     write_results(folder, [detection.score_row()], detection.finding_rows(), run)

@@ -104,11 +104,9 @@ def _scan_scores(
     voxels: VoxelCalibration, evidence: Sequence[Evidence], distances: Sequence[float], settings: DetectionSettings
 ) -> ScanCalibration:
     """Return how the parts of the scan score are in the calibration scans, each against the others."""
-    enough = len(evidence) >= _FEWEST_LEFT_OUT
-    nats = left_out_nats(voxels, evidence) if enough else map(voxels.nats_of, evidence)
     local = [
         top_mean(nats_SHW[voxels.scored(each.foreground_SHW)], settings.scan_top_share)
-        for nats_SHW, each in zip(nats, evidence, strict=True)
+        for nats_SHW, each in zip(left_out_nats(voxels, evidence), evidence, strict=True)
     ]
     return ScanCalibration.fit({"local": local, "acquisition": list(distances)})
 
@@ -147,7 +145,7 @@ def healthy_peaks(
         return None
     progress.begin("find in healthy scans", len(scans))
     found = []
-    maps = left_out_maps(voxels, evidence, settings.detection)
+    maps = left_out_maps(voxels, evidence)
     for path, scan, map_SHW in zip(scans, encoded, maps, strict=True):
         volume = reader(path)
         prepared = prepare(volume, settings.preparation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mendscan.cohort.decision import Decision
+from mendscan.detection.conformal import smallest_p_value
 
 __all__ = ["imported_card"]
 
@@ -29,7 +30,7 @@ def imported_card(
     measured = "; ".join(f"{meaning}: {value:.4g}" for meaning, value in figures.items())
     calibrated = (
         f"Calibrated on {scans} healthy scans, none of which may be one that the networks were trained on\n"
-        f"(the smallest possible p-value is {1 / (scans + 1):.3g}).\nMeasured: {measured}."
+        f"(the smallest possible p-value is {smallest_p_value(scans):.3g}).\nMeasured: {measured}."
     )
     return f"""# A mendscan model with imported weights
 

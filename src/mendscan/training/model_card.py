@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from mendscan.cohort.plan import Plan
 from mendscan.cohort.store import Split
+from mendscan.detection.conformal import smallest_p_value
 
 __all__ = ["model_card"]
 
@@ -15,7 +16,7 @@ def model_card(plan: Plan, split: Split, figures: Mapping[str, float]) -> str:
     cohort = plan.fingerprint
     decisions = "\n".join(f"| {d.setting} | {d.value} | {d.reason} |" for d in plan.decisions)
     measured = "\n".join(f"| {name.replace('_', ' ')} | {value:.6g} |" for name, value in figures.items())
-    smallest_p = 1 / (len(split.calibration) + 1)
+    smallest_p = smallest_p_value(len(split.calibration))
     return f"""# A mendscan model
 
 **Research use only.  Not a medical device, not for diagnosis.**  A score says how unlikely a scan is under the healthy
