@@ -32,12 +32,13 @@ from mendscan.cohort.suite import write_suite
 from mendscan.config import DetectionSettings
 from mendscan.console_progress import ConsoleProgress
 from mendscan.detection.acquisition import DEPARTURE, GENERATIONS, AcquisitionReference, weights_of
-from mendscan.detection.calibration import Calibration, CodeThresholds
+from mendscan.detection.calibration import CodeThresholds
 from mendscan.detection.detector import map_and_findings
 from mendscan.detection.encoded_scan import EncodedScan, scan_generator
 from mendscan.detection.evidence import KINDS, Evidence
 from mendscan.detection.networks import Networks
 from mendscan.detection.restoration import draw_uniforms
+from mendscan.detection.saved_model import calibration_of
 from mendscan.detection.scan_score import ScanCalibration, top_mean
 from mendscan.detection.standardising import HealthyReference, leave_one_out, to_unit_interval
 from mendscan.detection.taken import as_taken
@@ -397,9 +398,7 @@ class Ablation:
 
     def acquisition(self) -> AcquisitionReference:
         """How the training scans were taken."""
-        bundle = load_bundle(self._model)
-        arrays = {name: array.numpy() for name, array in bundle.calibration_arrays.items()}
-        known = Calibration.from_json(bundle.calibration, arrays, bundle.settings.detection).scan
+        known = calibration_of(load_bundle(self._model)).scan
         assert known is not None
         return known.acquisition
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mendscan.detection.calibration import Calibration
 from mendscan.detection.gate import AcquisitionGate
+from mendscan.detection.saved_model import calibration_of
 from mendscan.models.bundle import load_bundle
 from mendscan.volumes.finding import find_scans
 from mendscan.volumes.reading import read_volume
@@ -56,9 +56,7 @@ CHANGES: dict[str, Change] = {
 
 
 def gate_of(model: Path) -> AcquisitionGate:
-    bundle = load_bundle(model)
-    arrays = {name: array.numpy() for name, array in bundle.calibration_arrays.items()}
-    gate = Calibration.from_json(bundle.calibration, arrays, bundle.settings.detection).gate
+    gate = calibration_of(load_bundle(model)).gate
     if gate is None:
         raise SystemExit(f"{model}: the model has no acquisition gate; train it again")
     return gate

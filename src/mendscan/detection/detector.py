@@ -15,12 +15,12 @@ from jaxtyping import Int
 from mendscan.cohort.preparing import Prepared, from_slices, prepare
 from mendscan.config import Settings
 from mendscan.detection.calibration import Calibration, Scores
-from mendscan.detection.calibration_values import checked_calibration
 from mendscan.detection.devices import choose_device, one_thread
 from mendscan.detection.encoded_scan import EncodedScan
 from mendscan.detection.evidence import Evidence
 from mendscan.detection.networks import Networks, Precision, RestoredScan
 from mendscan.detection.restoration import Schedule
+from mendscan.detection.saved_model import calibration_of
 from mendscan.detection.scan_score import ScanScore
 from mendscan.detection.taken import as_taken
 from mendscan.detection.voxel_calibration import paper_map
@@ -77,10 +77,7 @@ class Detector:
             SettingsError: If the device is not available.
         """
         bundle = load_bundle(Path(folder))
-        arrays = {name: array.numpy() for name, array in bundle.calibration_arrays.items()}
-        values = checked_calibration(bundle.calibration, arrays, bundle.settings)
-        calibration = Calibration.from_json(values, arrays, bundle.settings.detection)
-        target = choose_device(device)
+        calibration, target = calibration_of(bundle), choose_device(device)
         networks = Networks.of(bundle.networks, bundle.settings, device=target, workers=workers)
         return cls(networks, calibration, model_hash=bundle.model_hash, card=bundle.card)
 

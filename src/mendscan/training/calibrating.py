@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mendscan.cohort.fingerprint import ScanFacts
 from mendscan.cohort.preparing import prepare
@@ -15,7 +14,6 @@ from mendscan.cohort.store import measure_cohort
 from mendscan.config import DetectionSettings, Settings, override
 from mendscan.detection.acquisition import AcquisitionReference
 from mendscan.detection.calibration import Calibration, CodeThresholds, HealthyPeaks, ScanReference
-from mendscan.detection.calibration_values import checked_calibration
 from mendscan.detection.code_usage import CodeUsage
 from mendscan.detection.detector import map_and_findings
 from mendscan.detection.devices import choose_device, one_thread
@@ -23,6 +21,7 @@ from mendscan.detection.encoded_scan import EncodedScan
 from mendscan.detection.evidence import Evidence
 from mendscan.detection.gate import AcquisitionGate
 from mendscan.detection.networks import Networks
+from mendscan.detection.saved_model import calibration_of, save_model
 from mendscan.detection.scan_score import ScanCalibration, top_mean
 from mendscan.detection.taken import as_taken
 from mendscan.detection.voxel_calibration import (
@@ -33,7 +32,7 @@ from mendscan.detection.voxel_calibration import (
     paper_map,
 )
 from mendscan.errors import CohortError, ModelError, SettingsError
-from mendscan.models.bundle import load_bundle, save_bundle
+from mendscan.models.bundle import load_bundle
 from mendscan.progress import Progress, Silent
 from mendscan.training.acquiring import learn_acquisition
 from mendscan.training.gating import learn_gate
@@ -210,9 +209,7 @@ def _recalibrate(
     if settings != bundle.settings.model_copy(update={"detection": settings.detection}):
         raise SettingsError("only settings of detection can change in a trained model", found=list(assignments))
     networks = Networks.of(bundle.networks, settings, device=on)
-    arrays = {name: array.numpy() for name, array in bundle.calibration_arrays.items()}
-    values = checked_calibration(bundle.calibration, arrays, bundle.settings)
-    known = Calibration.from_json(values, arrays, bundle.settings.detection).scan
+    known = calibration_of(bundle).scan
     if settings.detection.scan_score == "parts" and known is None:
         raise SettingsError(
             "the model does not know how its training scans were taken",
@@ -228,16 +225,7 @@ def _recalibrate(
     calibration_scans = _scans_by_content(paths, facts, bundle.split["calibration"], where=healthy)
     gate = learn_gate(paths, facts, progress, reader=reader)
     calibration = calibrate(networks, calibration_scans, acquisition, progress, gate=gate, reader=reader)
-    save_bundle(
-        target,
-        settings=settings,
-        networks=networks.parts,
-        calibration=calibration.to_json(),
-        calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
-        plan=bundle.plan,
-        split=bundle.split,
-        card=bundle.card,
-    )
+    save_model(target, networks, calibration, plan=bundle.plan, split=bundle.split, card=bundle.card)
 
 
 def _scans_by_content(

@@ -23,9 +23,9 @@ from mendscan.config import PRESETS, Settings, override
 from mendscan.detection.calibration import Calibration, CodeThresholds
 from mendscan.detection.devices import choose_device
 from mendscan.detection.networks import Networks
+from mendscan.detection.saved_model import save_model
 from mendscan.detection.voxel_calibration import VoxelCalibration
 from mendscan.errors import CohortError, SettingsError
-from mendscan.models.bundle import load_bundle, save_bundle
 from mendscan.models.original import prior_from_original, published_variant, vqvae_from_original
 from mendscan.models.vqvae import VQVAE
 from mendscan.progress import Progress, Silent
@@ -226,17 +226,14 @@ def _save(
         "settings": summary.settings.model_dump(mode="json"),
         "imported": imported,
     }
-    save_bundle(
+    save_model(
         summary.model,
-        settings=summary.settings,
-        networks=networks.parts,
-        calibration=calibration.to_json(),
-        calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
+        networks,
+        calibration,
         plan=plan,
         split={**split.to_json(), "imported": imported},
         card=imported_card(_decisions(summary), summary.files, summary.calibration_scans, summary.figures),
     )
-    load_bundle(summary.model)
 
 
 def _decisions(summary: ImportSummary) -> tuple[Decision, ...]:

@@ -16,7 +16,7 @@ from mendscan.cohort.store import SliceStore, Split, measure_cohort, prepare_coh
 from mendscan.detection.calibration import Calibration
 from mendscan.detection.devices import choose_device
 from mendscan.detection.networks import Networks
-from mendscan.models.bundle import load_bundle, save_bundle
+from mendscan.detection.saved_model import save_model
 from mendscan.progress import Progress, Silent
 from mendscan.training.acquiring import learn_acquisition
 from mendscan.training.budget import EpochEstimate, check_epochs, with_budget
@@ -192,17 +192,8 @@ def _save_model(
         "restoration_threshold_nats": calibration.thresholds.restoration,
     }
     draw_curves(entries, folder / "curves.png")
-    save_bundle(
-        folder,
-        settings=plan.settings,
-        networks=networks.parts,
-        calibration=calibration.to_json(),
-        calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
-        plan=plan.to_json(),
-        split=split.to_json(),
-        card=model_card(plan, split, figures),
-    )
-    load_bundle(folder)
+    card = model_card(plan, split, figures)
+    save_model(folder, networks, calibration, plan=plan.to_json(), split=split.to_json(), card=card)
     return figures
 
 
