@@ -13,6 +13,7 @@ from mendscan.console import show_detection
 from mendscan.console_progress import console
 from mendscan.evaluation import bootstrap
 from mendscan.report.report import FINDINGS, MEGABYTES
+from mendscan.workers import WorkerDied
 from result_folders import detection, results_of
 
 OPTIONS = {
@@ -192,8 +193,10 @@ def test_no_scans_is_one_line_and_exit_4(tmp_path) -> None:
         (["--preset", "brain", "--epochs", "5", "--steps", "5"], "--epochs, --minutes or --steps"),
         (["--preset", "brain", "--epochs", "5", "--minutes", "5"], "--epochs, --minutes or --steps"),
         (["--preset", "brain", "--epochs", "0"], "no time to train"),
-        (["--preset", "brain", "--epochs", "5", "--set", "training.steps=5"], "either --epochs or the setting"),
+        (["--preset", "brain", "--epochs", "5", "--set", "training.steps=5"], "given twice"),
         (["--minutes", "0"], "no time to train"),
+        (["--steps", "0"], "no time to train"),
+        (["--steps", "5", "--set", "training.epochs=5"], "given twice"),
         (["--resume"], "nothing to resume"),
     ],
 )
@@ -296,3 +299,22 @@ def test_no_name_moves_colours_hides_or_turns_what_is_shown(tmp_path, monkeypatc
     for output in (report.output, training.output, shown.get()):
         assert "smile" in output or "smile" not in name
         assert all(character.isprintable() or character == "\n" for character in output), ascii(output)
+
+
+@pytest.mark.parametrize("amount", ["inf", "nan"])
+def test_an_amount_of_memory_is_a_number(tmp_path, amount) -> None:
+    shown = run("check", tmp_path, "--max-memory", amount)
+    assert shown.exit_code == 2
+    assert "Traceback" not in shown.output
+
+
+@pytest.mark.parametrize("error", [MemoryError(), WorkerDied("ended by signal 9")])
+def test_a_machine_that_is_too_small_is_no_traceback(tmp_path, monkeypatch, error) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("mendscan.training.trainer.train", fails)
+    monkeypatch.setattr("mendscan.train", fails, raising=False)
+    shown = run("train", "-i", tmp_path / "scans", "-o", tmp_path / "model")
+    assert shown.exit_code == 4
+    assert "machine with more memory" in re.sub(r"\s+", " ", shown.output)

@@ -9,7 +9,7 @@ from pathlib import Path
 from mendscan.cohort.held_folder import held_folder, refuse_occupied
 from mendscan.console import show_comparison
 from mendscan.console_progress import ConsoleProgress, console
-from mendscan.errors import MendscanError
+from mendscan.errors import MendscanError, SettingsError
 
 __all__ = ["run_demo"]
 
@@ -26,9 +26,12 @@ def run_demo(folder: Path, *, minutes: float = 6.0, seed: int = 0) -> None:
         seed: Seed of the cohort and the anomalies.
 
     Raises:
+        SettingsError: If there is no time to train.
         WriteError: If the folder holds something, or another run is at work in it (E_LOCKED).
         MendscanError: If one of the commands fails.
     """
+    if not 0 < minutes < 1e6:
+        raise SettingsError("no time to train", where="--minutes", found=minutes, expected="a positive number")
     with held_folder(folder, "demo"):
         refuse_occupied(folder)
         _run_demo(folder, minutes, seed)
@@ -51,9 +54,15 @@ def _simulate(folder: Path, seed: int) -> None:
     from mendscan.cohort.labelled_cohort import write_labelled_cohort
     from mendscan.cohort.simulation import simulate_cohort
 
-    simulate_cohort(folder / "healthy", n=HEALTHY, seed=seed)
-    unseen = simulate_cohort(folder / "test" / "unchanged", n=TESTED, seed=seed + 1, prefix="case")
-    write_labelled_cohort(unseen, folder / "test", seed=seed, anomalous=ANOMALOUS, per_scan=(1, 3), radius_mm=RADIUS_MM)
+    with ConsoleProgress() as progress:
+        simulate_cohort(folder / "healthy", n=HEALTHY, seed=seed, progress=progress)
+        unseen = simulate_cohort(
+            folder / "test" / "unchanged", n=TESTED, seed=seed + 1, prefix="case", progress=progress
+        )
+        write_labelled_cohort(
+            unseen, folder / "test", seed=seed, anomalous=ANOMALOUS, per_scan=(1, 3), radius_mm=RADIUS_MM,
+            progress=progress,
+        )  # fmt: skip
     console.print(
         f"{HEALTHY} healthy brains from the MNI152 template: warped, recoloured, biased, noisy, in different spacings, "
         f"orientations and number formats; {TESTED} more, {ANOMALOUS} of them with 1 to 3 labelled anomalies"

@@ -21,7 +21,9 @@ from mendscan.errors import (
     SettingsError,
     WriteError,
 )
+from mendscan.failures import as_error
 from mendscan.texts import printable
+from mendscan.workers import WorkerDied
 
 __all__ = [
     "EXIT_ALL_FAILED",
@@ -54,6 +56,11 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
                 raise
             typer.secho(f"error: {error}", err=True, fg="red")
             raise typer.Exit(_exit_code(error)) from None
+        except (WorkerDied, MemoryError) as error:
+            if debug:
+                raise
+            typer.secho(f"error: {as_error(error, command.__name__)}", err=True, fg="red")
+            raise typer.Exit(EXIT_ALL_FAILED) from None
         except KeyboardInterrupt:
             typer.secho("interrupted", err=True, fg="red")
             raise typer.Exit(EXIT_INTERRUPTED) from None

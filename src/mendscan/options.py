@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from mendscan.errors import SettingsError
 
 if TYPE_CHECKING:
     from mendscan.volumes.reading import ScanReader
@@ -95,4 +98,6 @@ def scan_reader(max_memory: float, nan: Nan, *, strict: bool) -> ScanReader:
     """Return what reads scans as these options say."""
     from mendscan.volumes.reading import ScanReader
 
+    if not math.isfinite(max_memory):
+        raise SettingsError("not an amount of memory", where="--max-memory", found=max_memory, expected="GiB")
     return ScanReader(int(max_memory * 2**30), nan.value, strict)

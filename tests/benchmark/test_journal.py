@@ -28,7 +28,7 @@ def test_what_was_done_is_skipped(tmp_path: Path) -> None:
 
 def test_another_benchmark_is_refused_and_keeps_what_it_did(tmp_path: Path) -> None:
     do(tmp_path, "a")
-    with pytest.raises(ResultsError, match=r"other scans or settings \(found fact changed\).*another folder"):
+    with pytest.raises(ResultsError, match=r"other scans, settings or versions \(found fact changed\).*another folder"):
         do(tmp_path, "a", fact=2)
     assert do(tmp_path, "a") == []
 

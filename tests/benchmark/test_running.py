@@ -1,5 +1,6 @@
 """A whole benchmark of phantoms in a few steps: what is compared, what is written, and that it goes on where it was."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 from leaks import contents, dated, hits
 from mendscan.benchmark import methods
 from mendscan.benchmark.methods import OWN, PAPER
-from mendscan.benchmark.running import _split, run_benchmark
-from mendscan.errors import CohortError, Interrupted, ResultsError, SettingsError
+from mendscan.benchmark.running import _different_scans, _split, run_benchmark
+from mendscan.detection.batch_work import BatchSummary
+from mendscan.errors import CohortError, Interrupted, ResultsError, SettingsError, WriteError
 from mendscan.volumes.finding import find_scans
 from mendscan.volumes.reading import read_volume
 from training.conftest import SMALL, write_phantoms
@@ -184,3 +186,45 @@ def test_a_series_is_kept_apart_as_a_file(tmp_path: Path) -> None:
     written = [path for part in ("held-out", "healthy") for path in find_scans(tmp_path / "bench" / part)]
     assert len(written) == 10
     assert {read_volume(path).content_hash for path in written} == {read_volume(path).content_hash for path in found}
+
+
+def test_the_users_scans_are_never_overwritten(tmp_path: Path) -> None:
+    """`mendscan demo` writes DEMO/healthy, and a benchmark of it into DEMO would link those scans to themselves."""
+    for name in ("healthy", "data/held-out"):
+        write_phantoms(tmp_path / name, 10, seed=5)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")}
+    with pytest.raises(SettingsError, match="would overwrite the inputs"):
+        run(tmp_path, tmp_path / "healthy")
+    with pytest.raises(SettingsError, match="among the inputs"):
+        run(tmp_path / "healthy" / "out", tmp_path / "healthy")
+    with pytest.raises(WriteError, match=r"holds files already.*held-out"):
+        run(tmp_path / "data", tmp_path / "healthy")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")} == before
+
+
+def test_a_scan_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    """Its copy could be learnt from while it is kept apart."""
+    paths = write_phantoms(tmp_path, 3, seed=6)
+    copy = tmp_path / "copy.nii"
+    copy.write_bytes(gzip.decompress(paths[1].read_bytes()))
+    (tmp_path / "broken.nii").write_bytes(b"no scan")
+    told = Told()
+    scans, digest = _different_scans([*paths, copy, tmp_path / "broken.nii"], told)
+    assert scans == paths
+    assert digest == _different_scans(paths[::-1], told)[1]
+    left_out = [line for line in told.said if line.startswith("left out:")]
+    assert ["broken.nii" in left_out[0], "copy.nii" in left_out[1]] == [True, True]
+
+
+def test_other_scans_of_the_same_names_are_another_benchmark(finished, healthy: Path, tmp_path: Path) -> None:
+    for path in find_scans(healthy):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    write_phantoms(tmp_path, 1, seed=99)
+    with pytest.raises(ResultsError, match="found contents changed"):
+        run(finished[0], tmp_path)
+
+
+def test_a_scan_that_failed_is_no_result() -> None:
+    summary = BatchSummary(({"case": "a", "status": "ok"}, {"case": "b", "status": "failed"}), 1)
+    with pytest.raises(ResultsError, match=r"would count as zeros \(found b\)"):
+        methods._refuse_failures(summary, Path("results"))

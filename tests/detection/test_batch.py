@@ -255,8 +255,13 @@ def test_a_wanted_number_does_not_depend_on_workers(
 def test_wanted_numbers_that_cannot_be_kept_are_refused_before_anything_is_written(
     detect: Callable[..., Any], three_scans: Path, tmp_path: Path
 ) -> None:
-    for wanted in ({"false_positive_rate": 0.0}, {"false_positive_rate": 1.5}, {"false_positives_per_scan": 0.1}):
-        with pytest.raises(SettingsError):
+    for wanted in (
+        {"false_positive_rate": 0.0},
+        {"false_positive_rate": 1.5},
+        {"false_positives_per_scan": 0.1},
+        {"false_positives_per_scan": 1.0, "scores": "paper"},
+    ):
+        with pytest.raises((SettingsError, ModelError)):
             detect(three_scans, tmp_path / "results", **wanted)
     assert not (tmp_path / "results").exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from mendscan.detection import plane_networks
 from mendscan.detection.detector import Detector
 from mendscan.detection.encoded_scan import EncodedScan
 from mendscan.detection.networks import Networks
+from mendscan.detection.run_facts import Options, facts_of_run
 from mendscan.detection.soft_restoration import restore_softly
+from mendscan.progress import Silent
 from mendscan.volumes.reading import read_volume
 
 
@@ -70,6 +73,23 @@ def test_neither_workers_nor_groups_show(
         replace(networks, workers=workers).restore_softly(scan, threshold_nats=1.0).restored_SHW for workers in (1, 3)
     )
     assert np.array_equal(one, three)
+
+
+AS_USUAL = Options(None, 0, True, "incremental", "exact", 0.5, None, "auto", False)
+
+
+@pytest.mark.parametrize(("changed", "said"), [({"precision": "fast"}, 1), ({"schedule": "sequential"}, 1), ({}, 0)])
+def test_what_has_no_effect_is_said(detector: Detector, changed: dict[str, Any], said: int) -> None:
+    told: list[str] = []
+
+    class Told(Silent):
+        def say(self, message: str) -> None:
+            told.append(message)
+
+    asked = replace(AS_USUAL, **changed)
+    for options in (asked, replace(asked, restorations=3)):
+        facts_of_run(soft(detector), options, Told())
+    assert sum("have no effect" in line for line in told) == said
 
 
 def test_a_soft_detector_draws_nothing(detector: Detector, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

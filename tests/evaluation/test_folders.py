@@ -1,3 +1,5 @@
+import threading
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from mendscan.errors import ResultsError, SettingsError, WriteError
 from mendscan.evaluation.folders import compare, evaluate_folder
 from mendscan.evaluation.metrics import case_rows
 from mendscan.evaluation.tables import evaluation_folder, write_evaluation
+from mendscan.progress import Silent
 
 SHAPE = (5, 6, 7)
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2, 0.1, -20], [0, -0.1, 2, 5], [0, 0, 0, 1.0]])
@@ -367,3 +370,44 @@ def test_an_evaluation_overwrites_only_an_evaluation(folders, tmp_path):
         with evaluation_folder(out, folders[1]):
             write_evaluation(metrics, out, differences=differences)
         assert (out / "differences.json").exists() == (differences is not None)
+
+
+def test_a_p_value_that_is_none_is_none(folders):
+    for name, seed in (("a", 1), ("b", 2), ("c", 3)):
+        add_pixel_case(folders, name, seed)
+    (folders[0] / "scores.csv").write_text("case,score,p_value\na,1,0.5\nb,2,NA\nc,3,7\n")
+    found = rows_of(evaluate(folders))
+    assert [found[name]["p_value"] for name in "abc"] == [0.5, None, None]
+
+
+@pytest.mark.parametrize(
+    "option", [{"iou": 2.0}, {"smallest_voxels": 0}, {"resamples": 0}, {"level": 1.0}, {"seed": -1}, {"threshold": 2.0}]
+)
+def test_options_out_of_range_are_refused_before_any_work(folders, option):
+    add_pixel_case(folders, "a", 1)
+    with pytest.raises(SettingsError, match=next(iter(option))):
+        evaluate_folder(*folders, **option)
+
+
+def test_the_progress_bar_moves(folders):
+    for name, seed in (("a", 1), ("b", 2), ("c", 3)):
+        add_pixel_case(folders, name, seed)
+    moved = []
+
+    class Bar(Silent):
+        def advance(self, units: int = 1, **figures: float) -> None:
+            moved.append(threading.current_thread() is threading.main_thread())
+
+    evaluate_folder(*folders, threshold=0.5, resamples=20, workers=3, progress=Bar())
+    assert moved[:6] == [True] * 6
+
+
+def test_a_scan_that_is_anomalous_as_a_whole_is_not_one_without_any_anomaly(folders):
+    values, _ = add_pixel_case(folders, "lesions", 1)
+    for name in ("healthy", "whole"):
+        save(folders[0] / "maps" / f"{name}.nii.gz", values)
+        save(folders[1] / "pixel" / f"{name}.nii.gz", np.zeros(SHAPE, np.uint8))
+        add_sample_label(folders, name, int(name == "whole"))
+    found = evaluate(folders)["false_positives_per_healthy_scan"]
+    (folders[1] / "pixel" / "whole.nii.gz").unlink()
+    assert evaluate(folders)["false_positives_per_healthy_scan"] == found

@@ -17,7 +17,7 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 
-from mendscan.errors import ResultsError, WriteError
+from mendscan.errors import ResultsError, SettingsError, WriteError
 from mendscan.report import report
 from mendscan.report.report import write_report
 from mendscan.results import CodeNLL, Detection, GateWarning
@@ -420,7 +420,7 @@ def test_a_folder_that_is_no_results_folder_and_a_wrong_name_are_refused(tmp_pat
     ("change", "words"),
     [
         ({"slices": []}, "its slices make no sense"),
-        ({"slice_axis": "Q"}, "its slices make no sense"),
+        ({"slice_axis": "Q"}, "the details cannot be read"),
         ({"slices": [{"position": "nan", "score": 1.0}]}, "its slices make no sense"),
         ({"slices": [{"position": float("nan"), "score": 1.0}]}, "the details cannot be read (found NaN is not JSON)"),
         ({"code_nll": {"nats": [[[1.0]]], "extent": [[0, 1], [0, 1]], "threshold": 3}}, "its codes are not those"),
@@ -457,3 +457,18 @@ def test_templates_and_script_build_no_page_from_text() -> None:
         if path.suffix == ".j2":
             assert not re.search(r"\s(on\w+|style)=", text), path
             assert re.findall(r"\|\s*safe", text) == ["|safe"] * text.count("size|safe"), path
+
+
+def test_a_report_overwrites_no_results(tmp_path: Path) -> None:
+    folder = results_of(tmp_path / "r", failed=("x",))
+    before = (folder / "results.json").read_bytes()
+    with pytest.raises(WriteError, match="would overwrite the results"):
+        write_report(folder, folder / "results.html")
+    assert (folder / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("option", [{"findings": 0}, {"scans": -1}])
+def test_nothing_to_picture_is_refused(tmp_path: Path, option: dict[str, int]) -> None:
+    folder = results_of(tmp_path / "r", failed=("x",))
+    with pytest.raises(SettingsError, match="nothing to picture"):
+        write_report(folder, tmp_path / "report.html", **option)

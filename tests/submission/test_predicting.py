@@ -208,3 +208,10 @@ def test_the_papers_map_is_not_cut_off_for_ranking(networks: Networks, calibrati
     assert len(np.unique(ranking[cut_off])) > 0.5 * cut_off.sum()
     assert ranking.max() < 1
     assert ranking[cut_off].min() > 0.5
+
+
+def test_scans_are_not_overwritten_by_their_maps(data: Path, models: dict[Anatomy, Path]) -> None:
+    before = {path: path.read_bytes() for path in data.iterdir()}
+    shown = run("mood-predict", "--mode", "pixel", "-m", models["brain"], "-i", data, "-o", data)
+    assert shown.exit_code == 2
+    assert {path: path.read_bytes() for path in data.iterdir()} == before

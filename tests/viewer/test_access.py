@@ -67,6 +67,9 @@ def test_a_token_that_cannot_be_used_is_refused(token) -> None:
         ("192.168.1.5", "192.168.1.5:8765", 200),
         ("192.168.1.5", "192.168.1.6:8765", 403),
         ("fe80::1", "[fe80::1]:8765", 200),
+        ("127.0.0.2", "127.0.0.2:8765", 200),
+        ("127.0.0.2", "localhost:8765", 200),
+        ("127.0.0.2", "127.0.0.3:8765", 403),
     ],
 )
 def test_a_server_for_others_answers_to_its_address_only(listens, host, expected) -> None:

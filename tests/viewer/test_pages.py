@@ -88,7 +88,7 @@ def test_results_without_maps_and_of_an_earlier_version_say_what_is_missing(fold
     (folder / "restored" / "warned.nii.gz").unlink()
     (folder / "details" / "warned.json").unlink()
     for name, missing, shown in (
-        ("anomalous", "the scan or the anomaly map or the restoration", set()),
+        ("anomalous", "does not hold the scan:", set()),
         ("plain", "the scan or the anomaly map", set()),
         ("warned", "does not hold the restoration:", {"scan", "map"}),
     ):

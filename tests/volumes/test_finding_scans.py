@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from mendscan.errors import CohortError
-from mendscan.volumes import case_name, find_scans
+from mendscan.errors import CohortError, MendscanError, SettingsError, UnreadableScanError
+from mendscan.volumes import case_name, find_scans, read_volume
+from mendscan.volumes.apart import keep_apart
+from volumes.dicom_files import some_voxels, write_series
 
 
 def test_case_name_drops_only_the_suffix():
@@ -45,3 +49,39 @@ def test_two_scans_of_one_name_are_both_listed(tmp_path, first, second):
     assert caught.value.code == "E_DUPLICATE_NAME"
     assert first in str(caught.value)
     assert second in str(caught.value)
+
+
+def test_linked_folders_are_not_followed_and_that_is_said(tmp_path, caplog):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    for folder in ("scans", "elsewhere"):
+        (tmp_path / folder / f"{folder}.nii").write_bytes(b"")
+    (tmp_path / "scans" / "P01").symlink_to(tmp_path / "elsewhere")
+    assert [path.name for path in find_scans(tmp_path / "scans")] == ["scans.nii"]
+    assert "1 linked folders, which are not followed" in caplog.text
+
+
+def test_a_path_that_leads_nowhere_is_an_error_in_words(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for path in (tmp_path / "a", tmp_path / ("x" * 300)):
+        with pytest.raises(MendscanError):
+            find_scans(path)
+        with pytest.raises(SettingsError, match="cannot be followed"):
+            keep_apart(path, tmp_path / "out")
+
+
+def test_a_dicom_file_that_is_closed_is_damaged_and_no_traceback(tmp_path, monkeypatch):
+    write_series(tmp_path / "series", some_voxels())
+    closed = sorted((tmp_path / "series").iterdir())[0]
+    opened = Path.open
+
+    def refuses(path, *arguments, **options):
+        if path == closed:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuses)
+    (found,) = find_scans(tmp_path / "series")
+    with pytest.raises(UnreadableScanError):
+        read_volume(found)

@@ -462,3 +462,12 @@ def test_other_data_is_not_taken_for_one_of_them(tmp_path):
         with pytest.raises(UnreadableScanError) as caught:
             read_volume(tmp_path / name)
         assert caught.value.code == "E_NOT_NIFTI"
+
+
+@pytest.mark.parametrize("lost", [1, 20])
+def test_voxels_at_the_end_of_a_file_that_is_cut_off_are_not_read(tmp_path, lost):
+    """They are counted from the end, and would begin in the header."""
+    (tmp_path / "cut.nrrd").write_bytes(nrrd({"byteskip": "-1"}, SHORTS)[:-lost])
+    with pytest.raises(UnreadableScanError) as caught:
+        read_volume(tmp_path / "cut.nrrd")
+    assert caught.value.code == "E_TRUNCATED"

@@ -353,3 +353,17 @@ def test_a_wrong_trailer_is_not_excused_by_garbage_behind_it(tmp_path, position)
     with pytest.raises(UnreadableScanError) as caught:
         read_volume(tmp_path / "scan.nii.gz")
     assert caught.value.code == "E_CORRUPT"
+
+
+@pytest.mark.parametrize(("unit", "apart", "said"), [("meter", 0.4, True), ("micron", 400.0, False)])
+def test_how_far_the_two_forms_are_apart_is_in_millimetres(tmp_path, caplog, unit, apart, said):
+    image = nib.Nifti1Image(voxels_of(), np.eye(4))
+    moved = np.eye(4)
+    moved[0, 3] = apart
+    image.set_sform(np.eye(4), 1)
+    image.set_qform(moved, 1)
+    image.header.set_xyzt_units(unit)
+    (tmp_path / "scan.nii").write_bytes(image.to_bytes())
+    with caplog.at_level(logging.WARNING):
+        read_volume(tmp_path / "scan.nii")
+    assert ("sform and qform differ" in caplog.text) == said

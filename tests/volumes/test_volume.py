@@ -160,6 +160,7 @@ def nan_affine() -> np.ndarray:
         (with_value(np.nan), np.eye(4), IntensityError, "E_NAN"),
         (with_value(-np.inf), np.eye(4), IntensityError, "E_NAN"),
         (with_value(1e30), np.eye(4), IntensityError, "E_SCALING"),
+        (with_value(1e39), np.eye(4), IntensityError, "E_SCALING"),
         (np.zeros(SHAPE), np.eye(4), IntensityError, "E_CONSTANT"),
         (marked_voxels().astype(complex), np.eye(4), IntensityError, "E_COMPLEX"),
         (np.full(SHAPE, "a"), np.eye(4), IntensityError, "E_DATATYPE"),
@@ -220,3 +221,9 @@ def test_all_nan_and_nan_around_one_value_are_refused():
         with pytest.raises(IntensityError) as caught:
             volume_from_array(voxels, np.eye(4), name="a", nan="fill")
         assert caught.value.code == code
+
+
+def test_axes_of_one_at_the_end_are_left_out_as_of_files():
+    voxels = marked_voxels()
+    found = volume_from_array(voxels[..., None, None], np.eye(4), name="case")
+    np.testing.assert_array_equal(found.voxels_XYZ, volume_from_array(voxels, np.eye(4), name="case").voxels_XYZ)

@@ -17,6 +17,7 @@ from mendscan.baselines.calibrating import MAP_THRESHOLD, Calibrated
 from mendscan.cohort.preparing import prepare
 from mendscan.detection.batch_work import BatchSummary, held_results, summary_of, take_outcomes
 from mendscan.detection.case_work import Case, CaseDone
+from mendscan.detection.conformal import flagged, smallest_p_value
 from mendscan.detection.stopping import stopped_in_good_order
 from mendscan.errors import WriteError
 from mendscan.failures import told_apart
@@ -33,6 +34,9 @@ from mendscan.volumes.reading import case_name, read_volume
 from mendscan.volumes.writing import make_folder
 
 __all__ = ["detect_with"]
+
+_FALSE_POSITIVE_RATE = 0.05
+"""As in `detect_folder`, by default."""
 
 
 def detect_with(
@@ -123,11 +127,13 @@ def _detect_one(case: Case, folder: Path, request: str) -> CaseDone:
         write_map(make_folder(folder / MAPS) / f"{case.name}.nii.gz", map_XYZ, volume)
     except WriteError as error:
         raise told_apart(error) from error.__cause__
+    p_value = baseline.p_value(scored.score)
     row = {
         "case": case.name,
         "status": "ok",
         "score": round(scored.score, 6),
-        "p_value": round(baseline.p_value(scored.score), 6),
+        "p_value": round(p_value, 6),
+        "flagged": flagged(p_value, len(baseline.healthy_scores), false_positive_rate=_FALSE_POSITIVE_RATE),
         "map_max": round(float(map_XYZ.max()), 6),
     }
     seconds = time.perf_counter() - started
@@ -145,6 +151,8 @@ def _run_facts(baseline: Calibrated) -> dict[str, Any]:
         "seed": baseline.settings.seed,
         "steps": baseline.baseline.steps,
         "map_threshold": MAP_THRESHOLD,
+        "false_positive_rate": _FALSE_POSITIVE_RATE,
+        "smallest_p_value": smallest_p_value(len(baseline.healthy_scores)),
         "calibration_scans": len(baseline.healthy_scores),
         "settings": baseline.settings.model_dump(mode="json"),
         "notice": "Research use only; not a medical device. Higher = less like the healthy training scans.",

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from mendscan.evaluation.metrics import Evaluation
 from mendscan.shapes import VoxelsXYZ
-from mendscan.volumes.reading import read_volume
+from mendscan.volumes.reading import read_values, read_volume
 from mendscan.volumes.writing import write_bytes
 
 __all__ = ["ShownLesion", "lesions_to_show", "save_gallery"]
@@ -55,7 +55,7 @@ def save_gallery(test: Path, maps: Sequence[tuple[str, Path]], lesions: Sequence
 
     Args:
         test: The labelled cohort, with ``scans`` and ``labels/lesions``.
-        maps: Title and folder of maps of each method, in [0, 1] with the healthy threshold at 0.5.
+        maps: Title and folder of maps of each method, in [0, 1].
         lesions: What to show.
         path: The picture.
 
@@ -68,14 +68,15 @@ def save_gallery(test: Path, maps: Sequence[tuple[str, Path]], lesions: Sequence
     rows = figure.subplots(len(lesions), len(maps) + 1, squeeze=False)
     for axes, lesion in zip(rows, lesions, strict=True):
         file = f"{lesion.case}.nii.gz"
-        scan_XYZ = read_volume(test / "scans" / file).voxels_XYZ
-        label_XYZ = read_volume(test / "labels" / "lesions" / file).voxels_XYZ == lesion.number
+        scan = read_volume(test / "scans" / file)
+        scan_XYZ = scan.voxels_XYZ
+        label_XYZ = read_values(test / "labels" / "lesions" / file, scan) == lesion.number
         index = int(label_XYZ.sum(axis=(0, 1)).argmax())
         outline = _slice(label_XYZ.astype(np.float32), index)
         low, high = np.percentile(scan_XYZ, (0.5, 99.7))
         _show(axes[0], _slice(scan_XYZ, index), outline, cmap="gray", vmin=low, vmax=high)
         for place, (_, folder) in zip(axes[1:], maps, strict=True):
-            map_XYZ = read_volume(folder / file).voxels_XYZ
+            map_XYZ = read_values(folder / file, scan)
             _show(place, _slice(map_XYZ, index), outline, cmap=_MAP_COLOURS, vmin=0.0, vmax=1.0)
         axes[0].set_title(lesion.kind, color="white", fontsize=7, loc="left", pad=2)
     for place, (title, _) in zip(rows[0, 1:], maps, strict=True):

@@ -13,7 +13,9 @@ from mendscan.progress import Progress
 from mendscan.strict_json import read_json
 from mendscan.volumes.writing import make_folder, write_json
 
-__all__ = ["Journal"]
+__all__ = ["JOURNAL", "Journal"]
+
+JOURNAL = "journal.json"
 
 
 class Journal:
@@ -30,7 +32,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any], progress: Progress) -> None:
-        self._path = make_folder(folder) / "journal.json"
+        self._path = make_folder(folder) / JOURNAL
         self._progress = progress
         self._facts: dict[str, Any] = json.loads(json.dumps(facts))
         self._seconds: dict[str, float] = self._done_before()
@@ -75,7 +77,7 @@ class Journal:
         if facts != self._facts:
             names = [name for name in self._facts if facts.get(name) != self._facts[name]]
             raise ResultsError(
-                "the folder holds a benchmark with other scans or settings",
+                "the folder holds a benchmark with other scans, settings or versions",
                 where=self._path.parent,
                 found=", ".join(names) + " changed" if names else "facts of another version",
                 remedy="give the same as before to go on with it, or name another folder",

@@ -8,6 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
+import mendscan
 from mendscan.baselines.calibrating import calibrate, standardise
 from mendscan.baselines.detecting import detect_with
 from mendscan.baselines.fitting import BASELINES, fit_baseline
@@ -16,7 +19,9 @@ from mendscan.baselines.saving import load_baseline, save_baseline
 from mendscan.baselines.training import Budget, training_folder
 from mendscan.benchmark.journal import Journal
 from mendscan.detection.batch import detect_folder
+from mendscan.detection.batch_work import BatchSummary
 from mendscan.detection.calibration import Scores
+from mendscan.errors import ResultsError
 from mendscan.progress import Progress
 from mendscan.results.figures import save_figure
 from mendscan.training.interrupts import stop_requests
@@ -27,6 +32,8 @@ __all__ = ["BASELINE_NAMES", "OWN", "PAPER", "TITLES", "Bench", "run_baseline", 
 OWN = "mendscan"
 PAPER = "paper"
 BASELINE_NAMES = tuple(BASELINES)
+PARTS = ("healthy", "held-out", "test", "model", "prepared", "baselines", "results", "evaluations")
+"""The folders that a benchmark consists of."""
 TITLES: Mapping[str, str] = MappingProxyType(
     {
         OWN: "mendscan (`auto`)",
@@ -91,6 +98,7 @@ class Bench:
             "set": self.assignments,
             "seed": self.seed,
             "device": self.device,
+            "versions": {"mendscan": mendscan.__version__, "torch": torch.__version__},
         }
 
 
@@ -130,7 +138,7 @@ def _train(bench: Bench) -> None:
 
 
 def _detect(bench: Bench, method: str, scores: Scores) -> None:
-    detect_folder(
+    summary = detect_folder(
         bench.model,
         bench.test_scans,
         bench.results(method),
@@ -138,8 +146,10 @@ def _detect(bench: Bench, method: str, scores: Scores) -> None:
         device=bench.device,
         scores=scores,
         after_save=save_figure,
+        resume=True,
         progress=bench.progress,
     )
+    _refuse_failures(summary, bench.results(method))
 
 
 def _fit(bench: Bench, name: str, cohort: HealthyCohort, folder: Path) -> None:
@@ -153,4 +163,16 @@ def _detect_with_baseline(bench: Bench, name: str, cohort: HealthyCohort, folder
     baseline = load_baseline(folder, device=bench.device)
     for calibrated in (calibrate(baseline, cohort), standardise(baseline, cohort)):
         results = bench.results(calibrated.baseline.name)
-        detect_with(calibrated, bench.test_scans, results, progress=bench.progress)
+        _refuse_failures(detect_with(calibrated, bench.test_scans, results, progress=bench.progress), results)
+
+
+def _refuse_failures(summary: BatchSummary, results: Path) -> None:
+    """A scan without a map would count as one of zeros, and a figure would say something of the machine."""
+    if summary.failed:
+        names = [str(row["case"]) for row in summary.rows if row["status"] == "failed"]
+        raise ResultsError(
+            "scans failed, and their maps would count as zeros",
+            where=results,
+            found=", ".join(names[:3]) + (" and others" if len(names) > 3 else ""),
+            remedy="scores.csv says why; the same command tries them again",
+        )

@@ -70,8 +70,8 @@ def write_page(
             "![AUROC by stratum and method](strata.png)",
             _strata(evaluations),
             "## The same lesions, as each method maps them",
-            "Of each kind the lesion of median size, whatever the maps show; outlined: the label.  All maps are in "
-            "[0, 1] on one scale, with the healthy threshold at 0.5.",
+            "Of each kind the lesion of median size, whatever the maps show; outlined: the label.  All maps are drawn "
+            f"from 0 to 1; the healthy threshold is 0.5, of the paper's map {evaluations[PAPER].threshold or 0.5:.3g}.",
             "![maps of one lesion of each kind](gallery.png)",
             f"## {title_of(OWN)} in detail",
             f"![curves](evaluations/{OWN}/evaluation.png)",

@@ -9,18 +9,20 @@ from functools import cache
 from pathlib import Path
 
 from mendscan.baselines.healthy import HealthyCohort
-from mendscan.benchmark.journal import Journal
-from mendscan.benchmark.methods import BASELINE_NAMES, OWN, PAPER, Bench, run_baseline, run_own_methods
+from mendscan.benchmark.journal import JOURNAL, Journal
+from mendscan.benchmark.methods import BASELINE_NAMES, OWN, PAPER, PARTS, Bench, run_baseline, run_own_methods
 from mendscan.benchmark.page import write_page
-from mendscan.cohort.held_folder import held_folder
+from mendscan.cohort.held_folder import held_folder, refuse_occupied
 from mendscan.cohort.suite import write_suite
-from mendscan.errors import CohortError, Interrupted, SettingsError
+from mendscan.errors import CohortError, Interrupted, ScanError, SettingsError
 from mendscan.evaluation.bootstrap import RESAMPLES, Difference
 from mendscan.evaluation.folders import compare, evaluate_folder
 from mendscan.evaluation.metrics import Evaluation
 from mendscan.evaluation.tables import write_evaluation
+from mendscan.parallel import each_in_processes
 from mendscan.progress import Progress, Silent
 from mendscan.report.evaluation_figures import save_evaluation_figure
+from mendscan.volumes.apart import keep_apart
 from mendscan.volumes.finding import find_scans
 from mendscan.volumes.maps import write_map
 from mendscan.volumes.reading import read_volume
@@ -49,9 +51,9 @@ def run_benchmark(
 ) -> dict[str, Evaluation]:
     """Compare the method with baselines on healthy scans, with anomalies of every kind put into some of them.
 
-    A fifth of the scans is kept apart by the hash of their bytes.  Each of these is evaluated three times: as it is,
-    with local anomalies, with a whole-scan artefact; intervals are over the scans they come from.  A benchmark that was
-    stopped goes on where it was when called again with the same arguments.
+    A fifth of the scans is kept apart by the hash of their bytes; a scan that is there twice counts once.  Each of
+    these is evaluated three times: as it is, with local anomalies, with a whole-scan artefact; intervals are over the
+    scans they come from.  A benchmark that was stopped goes on where it was when called again with the same arguments.
 
     Args:
         healthy: Healthy scans.
@@ -71,9 +73,12 @@ def run_benchmark(
 
     Raises:
         CohortError: If there are too few scans.
-        SettingsError: If a baseline or a setting is unknown, or both minutes and steps are given.
-        ResultsError: If the folder holds a benchmark with other scans or settings.
-        WriteError: If another run is at work in the folder (E_LOCKED), or something cannot be written.
+        SettingsError: If a baseline or a setting is unknown, both minutes and steps are given, or the benchmark would
+            lie among the scans, or these in it (E_OUTPUT_AMONG_INPUTS, E_INPUT_AMONG_OUTPUTS).
+        ResultsError: If the folder holds a benchmark with other scans, settings or versions, or a method fails on a
+            scan.
+        WriteError: If another run is at work in the folder (E_LOCKED), it holds something else (E_NOT_EMPTY), or
+            something cannot be written.
         Interrupted: If it was stopped; call it again to go on.
     """
     unknown = sorted(set(baselines) - set(BASELINE_NAMES))
@@ -84,9 +89,12 @@ def run_benchmark(
     folder, told = Path(output), progress or Silent()
     budget = minutes if minutes is not None or steps is not None else DEFAULT_MINUTES
     bench = Bench(folder, budget, steps, tuple(assignments), seed, device, told)
-    scans = find_scans(healthy)
-    facts = bench.facts | {"scans": sorted(scan.name for scan in scans), "radius_mm": radius_mm}
+    keep_apart(healthy, folder, subfolders=PARTS)
+    scans, contents = _different_scans(find_scans(healthy, told), told)
+    facts = bench.facts | {"scans": sorted(scan.name for scan in scans), "contents": contents, "radius_mm": radius_mm}
     with held_folder(folder, "benchmark"):
+        if not (folder / JOURNAL).exists():
+            refuse_occupied(folder, PARTS)
         journal = Journal(folder, facts, told)
         journal.step("split the scans", lambda: _split(scans, folder))
         journal.step("put anomalies in", lambda: _write_suite(bench, radius_mm))
@@ -113,6 +121,31 @@ def _run_methods(bench: Bench, journal: Journal, baselines: Sequence[str]) -> No
         raise Interrupted(stopped.problem, where=bench.folder, remedy="go on with the same command") from None
 
 
+def _different_scans(scans: Sequence[Path], progress: Progress) -> tuple[list[Path], str]:
+    """Return the scans that can be read, each content once, and a digest of all contents.
+
+    The same scan under two names could be learnt from and kept apart at once.
+    """
+    progress.begin("read", len(scans))
+    found: dict[int, str] = {}
+    for index, outcome in each_in_processes(_content, [(scan,) for scan in scans], expected=ScanError):
+        progress.advance()
+        if isinstance(outcome, ScanError):
+            progress.say(f"left out: {outcome}")
+        else:
+            found[index] = outcome
+    first: dict[str, Path] = {}
+    for index in sorted(found):
+        scan = first.setdefault(found[index], scans[index])
+        if scan is not scans[index]:
+            progress.say(f"left out: {scans[index]} has the same content as {scan.name}")
+    return list(first.values()), hashlib.sha256("".join(sorted(first)).encode()).hexdigest()
+
+
+def _content(scan: Path) -> str:
+    return read_volume(scan).content_hash
+
+
 def _split(scans: Sequence[Path], folder: Path) -> None:
     """Put every scan into ``healthy`` or ``held-out``, by its hash: a link to a file, of a series a NIfTI file."""
     n_test = round(TEST_SHARE * len(scans))
@@ -120,7 +153,7 @@ def _split(scans: Sequence[Path], folder: Path) -> None:
         raise CohortError("too few scans for a benchmark", found=len(scans), expected="at least 10")
     by_hash = sorted(scans, key=_hash)
     for part, paths in (("held-out", by_hash[:n_test]), ("healthy", by_hash[n_test:])):
-        shutil.rmtree(folder / part, ignore_errors=True)
+        _remove(folder / part)
         for path in paths:
             target = make_folder(folder / part)
             if path.is_file():
@@ -134,6 +167,12 @@ def _hash(scan: Path) -> str:
     return hashlib.sha256(scan.read_bytes()).hexdigest() if scan.is_file() else read_volume(scan).content_hash
 
 
+def _remove(folder: Path) -> None:
+    """Remove what a stopped attempt left; what cannot be removed must not be written through."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
 def _link(source: Path, target: Path) -> None:
     try:
         target.symlink_to(source.resolve())
@@ -142,7 +181,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _write_suite(bench: Bench, radius_mm: tuple[float, float] | None) -> None:
-    shutil.rmtree(bench.folder / "test", ignore_errors=True)
+    _remove(bench.folder / "test")
     held_out = find_scans(bench.folder / "held-out")
     write_suite(held_out, bench.folder / "test", seed=bench.seed, radius_mm=radius_mm, progress=bench.progress)
 

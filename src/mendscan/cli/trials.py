@@ -170,9 +170,7 @@ def benchmark(
     from mendscan.benchmark.running import run_benchmark
     from mendscan.console import show_comparison
     from mendscan.console_progress import ConsoleProgress, console
-    from mendscan.volumes.apart import keep_apart
 
-    keep_apart(healthy, output)
     with ConsoleProgress() as progress:
         evaluations = run_benchmark(
             healthy, output, minutes=minutes, steps=steps, baselines=baselines or BASELINE_NAMES, radius_mm=radius_mm,

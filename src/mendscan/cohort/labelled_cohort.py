@@ -233,7 +233,7 @@ def write_cases(
                     raise outcome
                 added[index] = outcome
                 progress.advance()
-    except MendscanError:
+    except BaseException:
         for part in ("scans", "labels"):  # or the next attempt would be refused
             shutil.rmtree(folder / part, ignore_errors=True)
         raise

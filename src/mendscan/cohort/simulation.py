@@ -28,6 +28,8 @@ from scipy.spatial.transform import Rotation
 
 from mendscan.cohort.held_folder import held_folder
 from mendscan.errors import SettingsError
+from mendscan.parallel import all_in_processes
+from mendscan.progress import Progress, Silent
 from mendscan.shapes import Affine, VoxelsXYZ
 from mendscan.volumes.writing import write_bytes
 
@@ -281,6 +283,7 @@ def simulate_cohort(
     seed: int,
     spacings_mm: Sequence[SpacingMm] = DEFAULT_SPACINGS_MM,
     prefix: str = "healthy",
+    progress: Progress | None = None,
 ) -> list[Path]:
     """Write `n` simulated healthy brains, as mixed in spacing, orientation and data type as collected scans are.
 
@@ -292,6 +295,7 @@ def simulate_cohort(
         seed: Not negative.
         spacings_mm: Voxel sizes along right, anterior, superior; scan k takes entry k modulo their number.
         prefix: File names are ``PREFIX_000.nii.gz`` and so on.
+        progress: Told of every scan.
 
     Returns:
         The files, in order.
@@ -303,15 +307,21 @@ def simulate_cohort(
     if n < 1 or seed < 0 or not spacings_mm:
         found = f"n={n}, seed={seed}, {len(spacings_mm)} spacings"
         raise SettingsError("no cohort to simulate", found=found, expected="n >= 1, seed >= 0, at least 1 spacing")
-    template = load_template()
+    load_template()  # what is missing is said before any process is started
+    told = progress or Silent()
     paths = [Path(folder) / f"{prefix}_{k:03d}.nii.gz" for k in range(n)]
     with held_folder(Path(folder), "simulation"):
-        for k, path in enumerate(paths):
-            rng = np.random.default_rng([seed, k])
-            voxels_XYZ, affine = simulate_brain(template, rng=rng, spacing_mm=spacings_mm[k % len(spacings_mm)])
-            image = _as_collected(voxels_XYZ, affine, storage=_STORAGE[k % len(_STORAGE)], rng=rng)
-            write_bytes(path, gzip.compress(image.to_bytes(), mtime=0))
+        told.begin("simulate", n)
+        jobs = [(path, seed, k, spacings_mm[k % len(spacings_mm)]) for k, path in enumerate(paths)]
+        all_in_processes(_write_brain, jobs, after_each=told.advance)
     return paths
+
+
+def _write_brain(path: Path, seed: int, k: int, spacing_mm: SpacingMm) -> None:
+    rng = np.random.default_rng([seed, k])
+    voxels_XYZ, affine = simulate_brain(load_template(), rng=rng, spacing_mm=spacing_mm)
+    image = _as_collected(voxels_XYZ, affine, storage=_STORAGE[k % len(_STORAGE)], rng=rng)
+    write_bytes(path, gzip.compress(image.to_bytes(), mtime=0))
 
 
 def _as_collected(voxels_XYZ: VoxelsXYZ, affine: Affine, *, storage: str, rng: np.random.Generator) -> nib.Nifti1Image:

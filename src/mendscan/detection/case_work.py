@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mendscan.detection.calibration import Calibration
-from mendscan.detection.conformal import smallest_p_value
+from mendscan.detection.conformal import flagged
 from mendscan.detection.detector import Detector
 from mendscan.detection.run_facts import Options
 from mendscan.errors import ModelError, WriteError
@@ -109,8 +108,9 @@ def detect_case(case: Case, task: Task) -> CaseDone:
         _replace_files(detection, task)
     except WriteError as error:
         raise told_apart(error) from error.__cause__
-    flagged = _flagged(detection.p_value, _DETECTOR[0].calibration, task.options)
-    row, findings = detection.score_row() | {"flagged": flagged}, detection.finding_rows()
+    known, rate = len(_DETECTOR[0].calibration.healthy_scores), task.options.false_positive_rate
+    row = detection.score_row() | {"flagged": flagged(detection.p_value, known, false_positive_rate=rate)}
+    findings = detection.finding_rows()
     record = write_record(task.folder, case.name, request=task.request, scan=scan, row=row, findings=findings)
     return CaseDone(record, detection.seconds, why_again)
 
@@ -140,10 +140,3 @@ def _replace_files(detection: Detection, task: Task) -> None:
     for name, path in files_of_case(task.folder, detection.case).items():
         if before.get(name) == path.stat().st_ino:
             remove(path)
-
-
-def _flagged(p_value: float, calibration: Calibration, options: Options) -> int | None:
-    """Return 1 or 0; None where no p-value can be small enough."""
-    if smallest_p_value(len(calibration.healthy_scores)) > options.false_positive_rate:
-        return None
-    return int(p_value <= options.false_positive_rate)

@@ -28,6 +28,7 @@ __all__ = [
     "counted_at_most",
     "expected_false_findings",
     "finding_threshold",
+    "flagged",
     "score_threshold",
     "smallest_p_value",
 ]
@@ -65,6 +66,19 @@ def smallest_p_value(scans: int) -> float:
         0.05
     """
     return 1 / (scans + 1)
+
+
+def flagged(p_value: float, scans: int, *, false_positive_rate: float) -> int | None:
+    """Return 1 or 0, whether a scan is flagged; None where no p-value can be small enough.
+
+    Args:
+        p_value: Of the scan.
+        scans: How many calibration scans there are.
+        false_positive_rate: Share of healthy scans that may be flagged.
+    """
+    if smallest_p_value(scans) > false_positive_rate:
+        return None
+    return int(p_value <= false_positive_rate)
 
 
 def score_threshold(healthy_scores: Sequence[float], *, false_positive_rate: float) -> float:

@@ -117,7 +117,7 @@ class Detector:
             SettingsError: If there are too few calibration scans for `false_positives_per_scan`.
             ModelError: If the model does not know the findings of healthy scans, or nothing of the paper's map.
         """
-        kept_above = self._finding_threshold(false_positives_per_scan, scores)
+        kept_above = self.finding_threshold(false_positives_per_scan, scores)
         volume, started = as_volume(scan, strict=strict), time.perf_counter()
         drawn = self.restorations_drawn(restorations, scores)
         restoring = self._restoring(drawn, seed=seed, schedule=schedule, precision=precision)
@@ -270,7 +270,17 @@ class Detector:
         """Return whether the calibration's peaks are of the map that is given."""
         return scores == "auto" or not self.calibration.voxels.kinds
 
-    def _finding_threshold(self, false_positives_per_scan: float | None, scores: Scores) -> float:
+    def finding_threshold(self, false_positives_per_scan: float | None, scores: Scores) -> float:
+        """Return what voxels of a finding exceed.
+
+        Args:
+            false_positives_per_scan: How many findings a healthy scan may have; None = the map's healthy threshold.
+            scores: As in `detect`.
+
+        Raises:
+            ModelError: If the model does not know the findings of its calibration scans.
+            SettingsError: If the number is too small for the model, or the map is not the one that it is known for.
+        """
         if false_positives_per_scan is None:
             return self.calibration.map_threshold(scores)
         if not self._knows_peaks(scores):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import mendscan
-from mendscan.detection.calibration import Calibration, Scores
+from mendscan.detection.calibration import Scores
 from mendscan.detection.conformal import counted_at_most, smallest_p_value
 from mendscan.detection.detector import Detector
 from mendscan.detection.networks import Precision
@@ -39,14 +39,19 @@ def facts_of_run(detector: Detector, options: Options, progress: Progress) -> di
     """Return what ``results.json`` holds; a wanted rate that cannot be kept is said and left empty.
 
     Raises:
-        SettingsError: If a wanted number is out of range.
+        SettingsError: If a wanted number is out of range, or options contradict each other.
         ModelError: If the model does not know the findings of healthy scans, and a number of them is wanted.
     """
-    return _run_facts(detector, options) | _healthy_thresholds(detector.calibration, options, progress)
+    if (options.schedule, options.precision) != ("incremental", "exact") and not detector.restorations_drawn(
+        options.restorations, options.scores
+    ):
+        progress.say("schedule and precision have no effect: the model restores softly; --restorations draws samples")
+    return _run_facts(detector, options) | _healthy_thresholds(detector, options, progress)
 
 
-def _healthy_thresholds(calibration: Calibration, options: Options, progress: Progress) -> dict[str, Any]:
+def _healthy_thresholds(detector: Detector, options: Options, progress: Progress) -> dict[str, Any]:
     """Return what the wanted rates mean in scores and peaks; one rate that cannot be kept is said and left empty."""
+    calibration = detector.calibration
     rate, count, scans = options.false_positive_rate, options.false_positives_per_scan, len(calibration.healthy_scores)
     score_threshold = finding_threshold = None
     try:
@@ -57,7 +62,7 @@ def _healthy_thresholds(calibration: Calibration, options: Options, progress: Pr
         uncalibrated = "the model is not calibrated: every p-value is 1, and no scan is flagged"
         progress.say(f"no scan is flagged: {error}" if scans else uncalibrated)
     if count is not None:
-        finding_threshold = calibration.finding_threshold(false_positives_per_scan=count)
+        finding_threshold = detector.finding_threshold(count, options.scores)
     return {
         "false_positive_rate": rate,
         "score_threshold": score_threshold,

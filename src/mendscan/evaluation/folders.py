@@ -75,14 +75,20 @@ def evaluate_folder(
     Raises:
         ResultsError: If a folder is missing or empty, no label has a prediction, a label or a table cannot be read, two
             files are of the same case, or a map lies elsewhere in space than its label.
-        SettingsError: If the threshold or the seed is out of range.
+        SettingsError: If a number is out of range.
     """
     progress = progress or Silent()
     truth = find_labels(Path(labels))
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise SettingsError("not a threshold of maps", where="threshold", found=threshold, expected="0 to 1")
-    if seed < 0:
-        raise SettingsError("not a seed", where="seed", found=seed, expected=">= 0")
+    for name, value, possible, expected in (
+        ("threshold", threshold, threshold is None or 0 <= threshold <= 1, "0 to 1"),
+        ("iou", iou, 0 <= iou <= 1, "0 to 1"),
+        ("smallest_voxels", smallest_voxels, smallest_voxels >= 1, "at least 1"),
+        ("resamples", resamples, resamples >= 1, "at least 1"),
+        ("level", level, 0 < level < 1, "between 0 and 1"),
+        ("seed", seed, seed >= 0, "at least 0"),
+    ):
+        if not possible:
+            raise SettingsError("out of range", where=name, found=value, expected=expected)
     everything = find_predictions(Path(results)).named_as(truth)
     predicted = everything.of(truth)
     if not predicted.maps and predicted.scores is None:
@@ -134,11 +140,11 @@ def _counted(truth: Labels, predicted: Predictions, progress: Progress, workers:
     def count(name: str) -> CountedCase:
         files = _files(truth, predicted, name)
         counted = blank[name] if files is None else count_voxels(files, blank[name])
-        progress.advance()
         labelled = _with_derived_label(counted, truth)
         return labelled if predicted.maps else replace(blank[name], anomalous=labelled.anomalous)
 
-    return tuple(each_in_threads(count, [(name,) for name in truth.cases], workers=workers or available_cores()))
+    jobs, threads = [(name,) for name in truth.cases], workers or available_cores()
+    return tuple(each_in_threads(count, jobs, workers=threads, after_each=progress.advance))
 
 
 def _matched(
@@ -155,12 +161,12 @@ def _matched(
 
     def match(case: CountedCase) -> CountedCase:
         files = _files(truth, predicted, case.name)
-        progress.advance()
         if files is None or case.healthy is None:
             return case
         return with_lesions_matched(files, case, threshold=threshold, smallest_voxels=smallest_voxels, iou=iou)
 
-    return tuple(each_in_threads(match, [(case,) for case in cases], workers=workers or available_cores()))
+    jobs, threads = [(case,) for case in cases], workers or available_cores()
+    return tuple(each_in_threads(match, jobs, workers=threads, after_each=progress.advance))
 
 
 def _summarised(

@@ -160,7 +160,8 @@ def find_predictions(folder: Path) -> Predictions:
     if table.is_file():
         rows = read_csv(table, ("case", "score"), key=("case",))
         scores |= {row["case"]: _as_number(row["score"]) for row in rows if row.get("status", "ok") != "failed"}
-        p_values = {row["case"]: _as_number(row["p_value"]) for row in rows if row.get("p_value")}
+        told = {row["case"]: _as_number(row["p_value"]) for row in rows if row.get("p_value")}
+        p_values = {case: value for case, value in told.items() if 0 <= value <= 1}  # such as NA where there is none
     if not maps and not scores:
         raise ResultsError(
             "no maps and no scores",

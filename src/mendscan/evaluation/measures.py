@@ -191,7 +191,7 @@ class Measure:
 
     @cached_property
     def _without_lesions_M(self) -> Float[np.ndarray, " M"]:
-        return _counts(not case.lesions for case in self.cases if case.match is not None)
+        return _counts(not case.lesions and not case.anomalous for case in self.cases if case.match is not None)
 
     @cached_property
     def _with_lesions_N(self) -> Bool[np.ndarray, " N"]:

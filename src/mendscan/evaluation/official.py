@@ -4,7 +4,8 @@ Cases are the files of the label folder.  A prediction has the same file name; o
 has another shape counts as zeros, as does a scan score that is no number.  Where a label cannot be read the script goes
 on without the case; so do we, and say so.  Voxel labels are rounded to whole numbers and clipped to 0 or 1, predictions
 are read as float16 and clipped to [0, 1].  Where voxels lie in space is not looked at.  All voxels of all cases are
-pooled into one average precision, and so are all scans.
+pooled into one average precision, and so are all scans.  Unlike the script, checksums and lengths of files are looked
+at: a damaged one, which the script may read without notice, counts as one that cannot be read.
 
 Facts from the challenge's published evaluation (Zimmerer et al., "MOOD 2020", IEEE TMI 2022, and its repository); the
 figure comes from exact counts, in a few megabytes.

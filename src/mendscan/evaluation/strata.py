@@ -74,7 +74,7 @@ def find_strata(
     if not any(case.score is not None for case in measure.cases):
         return
     for kind in sorted({case.artefact.kind for case in measure.cases if case.artefact is not None}):
-        chosen_N = np.array([_is_artefact(case, kind) for case in measure.cases])
+        chosen_N = measure.whole_N() & np.array([_is_artefact(case, kind) for case in measure.cases])
         found = find(partial(_scan_figures, measure, chosen_N))
         yield Stratum("artefact", kind, int(chosen_N.sum()), int(chosen_N.sum()), 0, found)
 

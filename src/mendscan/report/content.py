@@ -202,7 +202,7 @@ def _details(case: ResultCase) -> tuple[Details | None, str]:
         return None, "the folder has no details of this scan: it is of an earlier version"
     nll, scores = details.code_nll, details.slice_scores
     finite = bool(np.isfinite(scores).all() and np.isfinite(details.positions).all())
-    if details.slice_axis not in ("X", "Y", "Z") or not scores.size or not finite:
+    if not scores.size or not finite:
         return None, "its slices make no sense; run mendscan detect again"
     if nll is not None and (nll.nats_Sab.ndim != 3 or len(nll.nats_Sab) != len(scores)):
         return None, "its codes are not those of its slices; run mendscan detect again"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from mendscan.errors import ScanError
+from mendscan.errors import ResultsError, ScanError
 from mendscan.report.layers import encode_colours, encode_grey, grey_window, outline, to_grey
 from mendscan.report.views import View, choose_views
 from mendscan.results import ResultCase
@@ -125,7 +125,7 @@ def picture_case(
     try:
         scan = case.scan()
         map_XYZ, restored_XYZ = case.map_of(scan), case.restored_of(scan)
-    except ScanError as error:
+    except (ScanError, ResultsError) as error:
         return CasePictures(problem=str(error.at("")))
     for name, values_XYZ in (("map", map_XYZ), ("restoration", restored_XYZ)):
         if not np.isfinite(values_XYZ).all():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mendscan.errors import WriteError
+from mendscan.errors import SettingsError, WriteError
 from mendscan.progress import Progress, Silent
 from mendscan.report.budget import Quality, qualities, with_quality
 from mendscan.report.content import CaseFacts, CohortFacts, cohort_facts
@@ -15,6 +15,7 @@ from mendscan.report.pages import case_page, render_page
 from mendscan.report.pictures import CasePictures, picture_case
 from mendscan.report.tables import FINDING_COLUMNS, SCAN_COLUMNS, as_json, finding_rows, scan_rows
 from mendscan.results import Details, read_results
+from mendscan.results.layout import RUN_FILE
 from mendscan.volumes.tables import write_csv
 from mendscan.volumes.writing import make_folder, write_bytes, write_json
 
@@ -75,11 +76,21 @@ def write_report(
 
     Raises:
         ResultsError: If it is no results folder or a table is damaged.
-        WriteError: If the name does not end in ``.html`` or something cannot be written.
+        SettingsError: If `findings` is below 1 or `scans` below 0.
+        WriteError: If the name does not end in ``.html``, its data would overwrite the results (E_EXISTS), or
+            something cannot be written.
     """
     progress, path = progress or Silent(), Path(path)
+    if findings < 1 or (scans is not None and scans < 0):
+        found = f"findings={findings}, scans={scans}"
+        expected = "findings from 1 on, scans from 0 on"
+        raise SettingsError("nothing to picture", where="report", found=found, expected=expected)
     if path.suffix.lower() not in (".html", ".htm"):
         raise WriteError("the report is an HTML file", where=path, found=path.suffix or "no ending", expected=".html")
+    if path.with_suffix(".json").resolve() == (Path(results) / RUN_FILE).resolve():
+        raise WriteError(
+            "its data would overwrite the results", where=path, code="E_EXISTS", remedy="name the report otherwise"
+        )
     cohort = cohort_facts(read_results(results))
     wanted = Quality(len(cohort.scored) if scans is None else min(scans, len(cohort.scored)), findings)
     pictures = _picture_all(cohort, wanted, progress)

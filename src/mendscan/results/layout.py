@@ -95,6 +95,7 @@ RESTORED = "restored"
 FIGURES = "figures"
 DETAILS = "details"
 RECORDS = "records"
+RUN_FILE = "results.json"
 MODEL_CARD = "model-card.md"
 TIMING = "timing.csv"
 _FILES_OF_A_CASE = (
@@ -124,7 +125,7 @@ def write_results(
     write_csv(folder / "scores.csv", sorted(score_rows, key=lambda row: str(row["case"])), SCORE_COLUMNS)
     ordered = sorted(finding_rows, key=lambda row: (row["case"], row["finding"]))
     write_csv(folder / "findings.csv", ordered, FINDING_COLUMNS)
-    write_json(folder / "results.json", run)
+    write_json(folder / RUN_FILE, run)
 
 
 def files_of_case(folder: Path, case: str) -> dict[str, Path]:
@@ -204,7 +205,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     Raises:
         ResultsError: If it is missing or damaged.
     """
-    path = folder / "results.json"
+    path = folder / RUN_FILE
     try:
         return dict(read_json(path))
     except (OSError, ValueError, TypeError) as error:

@@ -252,9 +252,11 @@ def _finding(row: Mapping[str, str], where: Path) -> Finding:
 
 
 def _details(values: Mapping[str, Any]) -> Details:
-    nll = values["code_nll"]
+    nll, axis = values["code_nll"], values["slice_axis"]
+    if axis not in tuple("XYZ"):
+        raise ValueError(f"slice axis {axis!r}")
     return Details(
-        slice_axis=str(values["slice_axis"]),
+        slice_axis=axis,
         positions=np.array([each["position"] for each in values["slices"]], dtype=np.float64),
         slice_scores=np.array([each["score"] for each in values["slices"]], dtype=np.float64),
         code_nll=None if nll is None else CodeNLL.from_json(nll),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mendscan.detection.detector import Detector
-from mendscan.errors import GeometryError, MendscanError, ScanError, WriteError
+from mendscan.errors import GeometryError, MendscanError, ScanError, SettingsError, WriteError
 from mendscan.progress import Progress, Silent
 from mendscan.submission.challenge import Mode, cases_in, prediction_name
 from mendscan.submission.ranks import challenge_map, challenge_score
@@ -72,9 +72,16 @@ def predict_folder(
     Raises:
         CohortError: If there is no scan.
         ModelError: If the model cannot be used.
-        SettingsError: If the device is not there.
+        SettingsError: If the device is not there, or the two folders are one (E_OUTPUT_AMONG_INPUTS).
         WriteError: If a prediction cannot be written.
     """
+    if Path(data).resolve() == Path(predictions).resolve():
+        raise SettingsError(
+            "the predictions would overwrite the scans, whose names they have",
+            where=predictions,
+            code="E_OUTPUT_AMONG_INPUTS",
+            remedy="name another folder",
+        )
     told, folder = progress or Silent(), make_folder(predictions)
     scans, zeros = cases_in(Path(data)), []
     predictor = _Predictor(Path(model), Detector.load(model, device=device, workers=workers), seed, workers)

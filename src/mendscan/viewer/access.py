@@ -132,9 +132,9 @@ def open_to(host: str, port: int, token: str | None) -> Access:
             where="--token",
             expected="auto, or 16 to 128 letters, digits, dots, dashes, underscores or tildes",
         )
-    if is_loopback(host):
-        return Access(port, token=token)
     named = f"[{host.lower()}]" if ":" in host else host.lower()
+    if is_loopback(host):
+        return Access(port, _NAMES_OF_LOOPBACK | {named}, token)
     return Access(port, None if host in _ANY_ADDRESS else frozenset({named}), token)
 
 

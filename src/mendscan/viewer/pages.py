@@ -11,6 +11,7 @@ import numpy as np
 
 from mendscan.errors import MendscanError, ScanError
 from mendscan.results import Details, Finding, ResultCase, Results
+from mendscan.results.planes import PLANES
 from mendscan.volumes.chunks import VoxelStream, open_voxels
 from mendscan.volumes.reading import DEFAULT_MAX_BYTES
 from mendscan.volumes.volume import NativeGeometry
@@ -20,7 +21,6 @@ __all__ = ["KINDS", "case_page", "overview", "volume_file"]
 KINDS = ("scan", "map", "restored")
 """The volumes of a scan that can be asked for."""
 _WHAT = {"scan": "the scan", "map": "the anomaly map", "restored": "the restoration"}
-_PLANES = {"X": "sagittal", "Y": "coronal", "Z": "axial"}
 _RUN = (
     "notice",
     "mendscan",
@@ -126,7 +126,7 @@ def _volumes(
         except ScanError as error:
             problems.append(str(error))
     if not case.failed and not problems:
-        problems += _missing(shown)
+        problems += _missing(folder, case)
     return shown, geometry
 
 
@@ -138,8 +138,8 @@ def _check_overlay(stream: VoxelStream, scan: NativeGeometry | None, kind: str) 
         raise ScanError("it does not overlay the scan", where=_WHAT[kind], code="E_GRID")
 
 
-def _missing(shown: Mapping[str, object]) -> list[str]:
-    missing = [_WHAT[kind] for kind in KINDS if kind not in shown]
+def _missing(folder: Path, case: ResultCase) -> list[str]:
+    missing = [_WHAT[kind] for kind in KINDS if volume_file(folder, case, kind) is None]
     if not missing:
         return []
     return [
@@ -176,7 +176,7 @@ def _profile(details: Details, native: NativeGeometry) -> dict[str, Any]:
     order = np.argsort(details.positions, kind="stable")
     return {
         "axis": axis,
-        "plane": _PLANES[details.slice_axis],
+        "plane": PLANES[details.slice_axis][0],
         "length": native.shape[native_axis],
         "positions": [_finite(value) for value in details.positions[order]],
         "scores": [_finite(value) for value in details.slice_scores[order]],

@@ -23,10 +23,15 @@ def keep_apart(
 
     Raises:
         SettingsError: E_OUTPUT_AMONG_INPUTS if the output folder is the input folder or in it;
-            E_INPUT_AMONG_OUTPUTS if the inputs lie in one of its `subfolders`.
+            E_INPUT_AMONG_OUTPUTS if the inputs lie in one of its `subfolders`; E_ACCESS if a path leads nowhere.
     """
-    source, target = Path(read).resolve(), Path(written).resolve()
-    if source.is_dir() and target.is_relative_to(source):
+    try:
+        source, target = Path(read).resolve(), Path(written).resolve()
+        is_folder = source.is_dir()
+    except (OSError, RuntimeError) as error:  # a path without permission; links that lead to each other
+        found = getattr(error, "strerror", None) or "links that lead to each other"
+        raise SettingsError("a path cannot be followed", where=read, code="E_ACCESS", found=found) from None
+    if is_folder and target.is_relative_to(source):
         raise SettingsError(
             "the output would lie among the inputs, and be taken for scans by the next run",
             where=written,

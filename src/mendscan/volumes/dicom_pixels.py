@@ -19,7 +19,7 @@ from mendscan.volumes.dicom_geometry import check_rescale, positions_along_norma
 from mendscan.volumes.dicom_headers import DicomSlice, dicom_errors
 from mendscan.volumes.dicom_series import DicomSeries, chosen_series
 from mendscan.volumes.faults import check_size, corrupt, reading_errors
-from mendscan.volumes.remarks import remark
+from mendscan.volumes.remarks import remark, remarks_kept
 
 __all__ = ["dicom_sources", "read_dicom"]
 
@@ -76,7 +76,8 @@ def dicom_sources(path: str | os.PathLike[str]) -> list[Path]:
         ScanError: As `read_volume`.
     """
     where = os.fspath(path)
-    with reading_errors(where), dicom_errors(where):
+    # What is odd was remarked when it was read, under the name that the scan then had.
+    with remarks_kept(), reading_errors(where), dicom_errors(where):
         slices, _ = _sorted_slices(chosen_series(Path(path), where=where), None, where)
     return list(dict.fromkeys(one.path for one in slices))
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from mendscan.errors import GeometryError, IntensityError, ScanError, UnreadableScanError
 from mendscan.progress import Progress, Silent
 from mendscan.volumes.dicom_headers import COLOUR_IMAGE, DicomHeader, DicomSlice, dicom_files, read_header
+from mendscan.volumes.faults import file_error
 from mendscan.volumes.volume import MIN_VOXELS_PER_AXIS
 
 __all__ = [
@@ -102,6 +103,9 @@ def series_of_files(files: Sequence[Path], *, where: str, progress: Progress | N
         files: Some DICOM files.
         where: What the errors of damaged files name.
         progress: Told of every file.
+
+    Raises:
+        OSError: If the disk or network fails.
     """
     progress = progress or Silent()
     headers: list[DicomHeader] = []
@@ -111,6 +115,8 @@ def series_of_files(files: Sequence[Path], *, where: str, progress: Progress | N
             headers.append(read_header(path, where=where))
         except UnreadableScanError as error:
             damaged.append(error)
+        except (PermissionError, FileNotFoundError) as error:  # one file is closed, or gone since it was listed
+            damaged.append(file_error(error, where))
         progress.advance()
     skipped = Counter(header.no_scan for header in headers if header.no_scan)
     groups = _groups([header for header in headers if not header.no_scan])

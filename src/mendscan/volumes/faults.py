@@ -21,6 +21,7 @@ __all__ = [
     "check_size",
     "corrupt",
     "dimensions_error",
+    "file_error",
     "reading_errors",
     "regular_file_bytes",
     "required_field",
@@ -51,7 +52,7 @@ def reading_errors(where: str) -> Iterator[None]:
     except (zlib.error, gzip.BadGzipFile) as error:
         raise corrupt("the compressed data are damaged", where, str(error)) from error
     except OSError as error:
-        raise _file_error(error, where) from error
+        raise file_error(error, where) from error
     except Exception as error:
         # The one boundary: damaged headers make nibabel raise eight kinds of exception.  Their messages are left
         # out, for they may quote the file, and files may hold names of patients.
@@ -182,7 +183,8 @@ def dimensions_error(found: Sequence[int], where: object, remedy: str) -> Geomet
     )
 
 
-def _file_error(error: OSError, where: str) -> UnreadableScanError:
+def file_error(error: OSError, where: str) -> UnreadableScanError:
+    """Return what is to be said of a file that the system does not let be read."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return UnreadableScanError("no such file", where=where, code="E_NOT_FOUND", remedy="check the path")
     failing = error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)

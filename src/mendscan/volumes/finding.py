@@ -73,8 +73,10 @@ def look_through(path: str | os.PathLike[str], progress: Progress | None = None)
         CohortError: E_NOT_FOUND, E_ACCESS or E_NO_SCANS.
     """
     root = Path(path)
-    if not root.is_dir():
-        if not root.exists() and not _is_series(root):
+    with _listing_errors(root):
+        is_folder, is_there = root.is_dir(), root.exists()
+    if not is_folder:
+        if not is_there and not _is_series(root):
             raise CohortError("no such file or folder", where=path, code="E_NOT_FOUND", remedy="check the path")
         return FoundScans((root,), ())
     scans, candidates, others, notes = _listed_below(root)
@@ -106,7 +108,7 @@ def _is_series(path: Path) -> bool:
         return False
     with _listing_errors(path.parent):
         files, _ = dicom_files(path.parent)
-    found = series_of_files(files, where=str(path))
+        found = series_of_files(files, where=str(path))
     return path in [series_path(path.parent, series) for series in found.series]
 
 
@@ -118,6 +120,9 @@ def _listed_below(root: Path) -> tuple[list[Path], list[tuple[Path, list[Path]]]
     notes: list[_Note] = []
     for folder, subfolders, names in os.walk(root, onerror=_raise_unlisted):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        linked = sum(Path(folder, name).is_symlink() for name in subfolders)
+        if linked:
+            notes.append((Path(folder), f"left out: {linked} linked folders, which are not followed"))
         visible = [Path(folder, name) for name in names if not name.startswith(".")]
         with _listing_errors(folder):
             files, closed = dicom_files(Path(folder))
@@ -140,7 +145,8 @@ def _series_below(folders: list[tuple[Path, list[Path]]], progress: Progress) ->
     notes: list[_Note] = []
     folder_of: dict[str, Path] = {}
     for folder, files in folders:
-        found = series_of_files(files, where=os.fspath(folder), progress=progress)
+        with _listing_errors(folder):
+            found = series_of_files(files, where=os.fspath(folder), progress=progress)
         paths += _paths_of(folder, found)
         notes += [(folder, f"left out: {words}") for words in found.skipped]
         for uid in {series.uid for series in found.series}:
@@ -161,7 +167,13 @@ def _listing_errors(folder: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CohortError("the folder cannot be read", where=folder, code="E_ACCESS", found=error.strerror) from error
+        raise CohortError(
+            "the folder cannot be read",
+            where=folder,
+            code="E_ACCESS",
+            found=error.strerror,
+            remedy="check its name and permissions",
+        ) from error
 
 
 def _raise_unlisted(error: OSError) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from itertools import product
 from typing import Any
 
 import nibabel as nib
@@ -145,9 +146,7 @@ def native_geometry(header: nib.Nifti1Header, shape: tuple[int, int, int], *, wh
     geometry = array_geometry(shape, affine, where=where)
     if qform_code and qform is None:
         remark(where, "W_QFORM", "the qform is no rotation; the sform is used")
-    if qform is not None:
-        _warn_if_different(affine, qform, shape, where)
-    return NativeGeometry(
+    native = NativeGeometry(
         shape=shape,
         affine=affine,
         sform_code=sform_code,
@@ -158,6 +157,9 @@ def native_geometry(header: nib.Nifti1Header, shape: tuple[int, int, int], *, wh
         qform_parameters=_qform_parameters(header) if qform is not None else geometry.qform_parameters,
         nifti_version=2 if isinstance(header, nib.Nifti2Header) else 1,
     )
+    if qform is not None:
+        _warn_if_different(native, qform, where)
+    return native
 
 
 class _Repairs(logging.LoggerAdapter[logging.Logger]):
@@ -191,9 +193,9 @@ def _qform_parameters(header: nib.Nifti1Header) -> tuple[float, ...]:
     return float(header["pixdim"][0]), *(float(header[field]) for field in fields)
 
 
-def _warn_if_different(affine: Affine, qform: Affine, shape: tuple[int, int, int], where: object) -> None:
-    corners = np.array([[i, j, k, 1] for i in (0, shape[0]) for j in (0, shape[1]) for k in (0, shape[2])])
-    distance = float(np.linalg.norm(corners @ (affine - qform).T, axis=1).max())
+def _warn_if_different(native: NativeGeometry, qform: Affine, where: object) -> None:
+    corners = np.array([[*corner, 1] for corner in product(*((0, n) for n in native.shape))])
+    distance = native.mm_per_unit * float(np.linalg.norm(corners @ (native.affine - qform).T, axis=1).max())
     if distance > SFORM_QFORM_TOLERANCE_MM:
         message = f"sform and qform differ by up to {distance:.1f} mm; the sform is used"
         remark(where, "W_SFORM_QFORM", message)

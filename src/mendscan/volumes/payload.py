@@ -76,6 +76,8 @@ def payload_chunks(payload: Payload, *, where: str) -> Iterator[Shaped[np.ndarra
     """
     file_bytes = regular_file_bytes(payload.path, where, expected="a file of voxels")
     start = file_bytes - payload.n_bytes if payload.at_end else payload.start
+    if start < payload.start:
+        raise truncated(where, f"{file_bytes - payload.start} bytes of voxels", f"{payload.n_bytes}")
     _check_length(payload, file_bytes - start, where)
     with payload.path.open("rb") as file:
         file.seek(start)

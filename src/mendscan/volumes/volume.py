@@ -205,9 +205,20 @@ def volume_from_array(voxels: np.ndarray, affine: np.ndarray, *, name: str, nan:
             found=voxels.dtype,
             expected="integers or floating point",
         )
+    while voxels.ndim > 3 and voxels.shape[-1] == 1:  # as files have them
+        voxels = voxels[..., 0]
     _check_shape(voxels.shape, name)
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below, in words
+    with np.errstate(over="ignore", invalid="ignore"):
         voxels_float32 = voxels.astype(np.float32)
+    overflowed = int(np.count_nonzero(np.isfinite(voxels) & ~np.isfinite(voxels_float32)))
+    if overflowed:
+        raise IntensityError(
+            "voxel values are too large for float32",
+            where=name,
+            code="E_SCALING",
+            found=f"{overflowed} voxels",
+            remedy="give them in another unit",
+        )
     native = array_geometry(voxels.shape, affine.astype(np.float64), where=name)
     return oriented_volume(voxels_float32, native, name=name, where=name, nan=nan)
 

@@ -166,7 +166,7 @@ function chooseThreshold(value) {
 }
 
 function tellVolume() {
-  const value = Number(byId("threshold").value);
+  const value = scene.threshold; // the slider's own value is rounded to its steps
   const mm3 = scene.volumeAbove(value);
   byId("threshold-value").textContent = mm3 === null ? shown(value, 2) : `${shown(value, 2)} · ${shown(mm3 / 1000, mm3 < 1e4 ? 2 : 1)} cm³`;
 }

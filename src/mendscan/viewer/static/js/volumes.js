@@ -80,7 +80,7 @@ export function greys(voxels) {
   const sorted = Float32Array.from(sample).sort();
   if (sorted.length === 0) return [lowest, lowest + 1];
   const high = sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * 0.995))];
-  const low = Math.min(lowest, sorted[Math.floor(sorted.length * 0.01)]);
+  const low = sorted[Math.floor(sorted.length * 0.01)];
   return [low, high > low ? high : low + 1];
 }
 
