@@ -42,10 +42,20 @@ def test_the_residual_is_of_the_restorations_shown(stages: Stages) -> None:
     assert len(stages.weight_R) == stages.settings.detection.restorations
 
 
-def test_only_unlikely_codes_come_to_be_replaced(stages: Stages) -> None:
-    first_nll = stages.nll_hw[0, 0]
-    replaced = (stages.restored_codes_Rhw[:, 0, 0] != stages.codes_hw[0, 0]).any()
-    assert not replaced or first_nll > stages.thresholds.restoration
+def test_the_first_code_that_is_replaced_is_unlikely_and_the_restorations_are_those_codes(
+    detector: Detector, stages: Stages
+) -> None:
+    """The codes before it are as they were, so its NLL is that of the scan's codes."""
+    count = len(stages.restored_codes_Rhw)
+    assert count == stages.settings.detection.restorations
+    changed_Rn = (stages.restored_codes_Rhw != stages.codes_hw).reshape(count, -1)
+    assert changed_Rn.any()
+    for changed_n in changed_Rn[changed_Rn.any(axis=1)]:
+        assert stages.nll_hw.flat[changed_n.argmax()] > stages.thresholds.restoration - 1e-4
+    position_R = torch.tensor([stages.position], dtype=torch.float32).expand(count)
+    with torch.no_grad():
+        decoded_RHW = detector.networks.vqvae.decode_codes(torch.tensor(stages.restored_codes_Rhw), position_R)
+    np.testing.assert_allclose(stages.restorations_RHW, decoded_RHW.numpy(), atol=1e-5)
 
 
 def test_the_reconstruction_is_of_the_codes(detector: Detector, stages: Stages) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from einops import rearrange, repeat
@@ -10,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from detection.test_restoration import EVERYTHING, NOTHING, K, case, median_nll
 from mendscan.config import PRESETS, PriorSettings
+from mendscan.detection import restoration
 from mendscan.detection.restoration import (
     Restored,
     draw_uniforms,
@@ -246,9 +249,18 @@ def test_a_missed_and_a_needless_replacement_are_not_explained_either(trained_pr
     assert unexplained(trained_prior, (codes, position, uniforms.roll(1, 0)), found, 2.0)
 
 
-def test_bfloat16_changes_few_codes(trained_prior: PixelSNAIL) -> None:
-    given = damaged_stripes(4)
+def test_bfloat16_is_computed_in_and_changes_few_codes(
+    trained_prior: PixelSNAIL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, genuine, computed_in = damaged_stripes(4), restoration.Memory, []
+
+    def memory(*args: Any, **options: Any) -> Any:
+        computed_in.append(options["arithmetic"])
+        return genuine(*args, **options)
+
+    monkeypatch.setattr(restoration, "Memory", memory)
     exact, coarse = (in_float32(trained_prior, given, 2.0, each).codes_RShw for each in (None, torch.bfloat16))
+    assert computed_in == [None, torch.bfloat16]
     assert coarse.shape == given[2].shape
     assert coarse.dtype == torch.int64
     changed = float((coarse != exact).double().mean())

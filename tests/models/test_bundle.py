@@ -301,12 +301,12 @@ def test_settings_of_another_size_are_refused(model: Path) -> None:
 
 def test_weights_of_another_type_are_refused(model: Path) -> None:
     with_tensors(model, lambda tensors: tensors.update({k: t.half() for k, t in tensors.items() if "head" in k}))
-    refusal(model)
+    assert refusal(model).code == "E_MODEL_SHAPE"
 
 
 def test_a_tensor_of_no_part_is_refused(model: Path) -> None:
     with_tensors(model, lambda tensors: tensors.update({"smuggled": torch.zeros(1)}))
-    refusal(model)
+    assert refusal(model).code == "E_MODEL_SHAPE"
 
 
 def test_a_pickle_in_place_of_the_weights_is_refused(model: Path) -> None:

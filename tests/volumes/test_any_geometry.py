@@ -65,7 +65,11 @@ def test_any_matrix_is_an_affine_or_refused(affine: np.ndarray) -> None:
             orientation = ras_orientation(affine, where="a")
         except GeometryError:
             continue
+        assert (np.abs(affine) <= 1e12).all()  # NaN is not
+        assert affine[3].tolist() == [0, 0, 0, 1]
+        assert (np.linalg.norm(affine[:3, :3], axis=0) > 0).all()
         assert sorted(axis for axis, _ in orientation) == [0, 1, 2]
+        assert {flip for _, flip in orientation} <= {-1, 1}
 
 
 @given(SHAPES, SHAPES, st.floats(-1e3, 1e3))
