@@ -97,6 +97,26 @@ def test_ghosts_are_shifted_copies(seed: int) -> None:
     assert min(errors) < 1e-2 < np.median(errors)
 
 
+@pytest.mark.parametrize("size", [59, 61])
+@pytest.mark.parametrize("seed", range(4))
+def test_ghosts_are_as_strong_where_no_number_of_lines_divides_the_axis(seed: int, size: int) -> None:
+    """Lines counted from the first on, not by their frequencies, would leave ghosts that are partly imaginary."""
+    found = []
+    for n in (60, size):
+        voxels = lifted((n, n, n))
+        altered, _ = done("ghosting", voxels, seed=seed, severity=0.0)
+        found.append(np.std(altered - voxels) / np.std(voxels))
+    assert found[1] == pytest.approx(found[0], rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_ghosts_are_never_nothing(seed: int) -> None:
+    """A stack of four thick slices has no fifth line of k-space along them."""
+    voxels = lifted((40, 40, 4))
+    _, strength = done("ghosting", voxels, seed=seed, severity=0.5)
+    assert strength > 0.02
+
+
 def test_gibbs_rings_at_an_edge() -> None:
     voxels = np.zeros((64, 64, 64), dtype=np.float32)
     voxels[16:48, 16:48, 16:48] = 100.0 + np.random.default_rng(0).standard_normal((32, 32, 32))

@@ -75,6 +75,17 @@ def refusal(folder: Path) -> ModelError:
     return caught.value
 
 
+# --- loading draws nothing from the caller's stream ------------------------------------------------------------------
+
+
+def test_loading_moves_no_random_numbers(model: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    load_bundle(model)
+    assert torch.equal(torch.rand(3), expected)
+
+
 # --- the round trip --------------------------------------------------------------------------------------------------
 
 

@@ -156,6 +156,15 @@ def test_running_means_equal_vector_quantize_pytorch_over_many_steps() -> None:
         torch.testing.assert_close(quantizer.vectors_KE.detach(), oracle.codebook, rtol=1e-4, atol=1e-5)
 
 
+def test_a_code_that_is_used_no_more_stays_where_it_is() -> None:
+    """Its running sums fade away, and their quotient would lead to the origin."""
+    quantizer = quantizer_of(torch.tensor([[1.0, 0.0], [0.0, 4.0]]))
+    latents_BEhw = grid(torch.tensor([[1.0, 0.0]] * 8))
+    for _ in range(2000):
+        quantizer.track(latents_BEhw, quantizer.nearest(latents_BEhw), decay=0.97, move=True)
+    torch.testing.assert_close(quantizer.vectors_KE[1].detach(), torch.tensor([0.0, 4.0]), atol=1e-3, rtol=0)
+
+
 def test_tracking_without_moving_follows_the_use_only() -> None:
     quantizer = quantizer_of(torch.randn(4, 2))
     before = quantizer.vectors_KE.detach().clone()

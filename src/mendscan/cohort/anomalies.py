@@ -162,7 +162,7 @@ def add_anomaly(
         best = attempt if best is None or attempt.shown > best.shown else best
         if attempt.shown >= _least_shown(kind):
             break
-    if best is None:
+    if best is None or best.shown == 0:  # a kind may change nothing in a scan of a few thick slices
         found = f"radius {drawn_from[0]:g} to {drawn_from[1]:g} mm"
         remedy = "ask for fewer or smaller anomalies"
         raise ScanError("no room for another anomaly", code=NO_ROOM, found=found, remedy=remedy)

@@ -50,13 +50,19 @@ def ghosting(voxels_XYZ: VoxelsXYZ, *, rng: np.random.Generator, reference: Refe
 
     K(k) ← K(k) (1 ± s) where k mod g = 0 and k ≠ 0, g from 2 to 5: ghosts of amplitude a = s/g lie N/g voxels apart
     (Axel et al., 1986, explain ghosts by such modulation).  a √(g-1), the root of the energy of all ghosts, is 15 to
-    60 % of the image.  The line k = 0 is spared, else the whole scan would only become brighter or darker.
+    60 % of the image.  The line k = 0 is spared, else the whole scan would only become brighter or darker.  An axis
+    too short to have such a line gives way to the longest.
     """
     axis = int(rng.integers(3))
     every = int(rng.integers(_GHOST_COUNTS[0], _GHOST_COUNTS[1] + 1))
+    if voxels_XYZ.shape[axis] // 2 < every:
+        axis = int(np.argmax(voxels_XYZ.shape))
     amplitude = _between(_GHOST_SHARE, severity) / np.sqrt(every - 1)
+    # With their signs: of a line and its mirror image both change, or neither, or the ghosts would be imaginary.
+    frequencies = np.rint(fft.fftfreq(voxels_XYZ.shape[axis]) * voxels_XYZ.shape[axis]).astype(int)
     lines = np.ones(voxels_XYZ.shape[axis], dtype=np.float32)
-    lines[every::every] += np.float32(rng.choice([-1.0, 1.0]) * amplitude * every)
+    ghosted = (frequencies % every == 0) & (frequencies != 0)
+    lines[ghosted] += np.float32(rng.choice([-1.0, 1.0]) * amplitude * every)
     return _image(_kspace(voxels_XYZ, reference) * _along(lines, axis), reference)
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -95,7 +96,8 @@ def load_bundle(folder: Path) -> Bundle:
     """
     contents = read_contents(folder)
     tensors = load(contents.weights.raw)
-    networks = networks_of(contents.settings)
+    with torch.random.fork_rng(devices=[]):  # the weights that they begin with are drawn, and then replaced
+        networks = networks_of(contents.settings)
     for part, network in networks.items():
         network.load_state_dict(_without_prefix(part, tensors))
         network.eval()

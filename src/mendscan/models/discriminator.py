@@ -69,10 +69,11 @@ class Discriminator(nn.Module):
         Raises:
             ValueError: If there are fewer than two.
         """
-        total = torch.zeros_like(self.usual_CSHW, dtype=torch.float64)
+        # On the CPU: not every accelerator has numbers of 64 bits.
+        total = torch.zeros(self.usual_CSHW.shape, dtype=torch.float64)
         squares, count = torch.zeros_like(total), 0
         for scan_SHW in scans:
-            features = _features(scan_SHW[None].to(self.usual_CSHW))[0].double()
+            features = _features(scan_SHW[None].to(self.usual_CSHW))[0].cpu().double()
             total, squares, count = total + features, squares + features.square(), count + 1
         if count < 2:
             raise ValueError(f"found {count} healthy scans; expected at least 2")

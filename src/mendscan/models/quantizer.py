@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 __all__ = ["Quantised", "VectorQuantizer", "code_perplexity", "kmeans"]
 
+_LEAST_USE = 1e-5
+"""Running mean of the latents in a step that are assigned to a code; one with less has no mean to lie at."""
+
 
 class Quantised(NamedTuple):
     """What the codebook makes of a grid of latents."""
@@ -97,7 +100,10 @@ class VectorQuantizer(nn.Module):
         self.use_K.lerp_(count_K, 1 - decay)
         if move:
             self.sums_KE.lerp_(torch.zeros_like(self.sums_KE).index_add_(0, flat_N, flat_NE), 1 - decay)
-            self.vectors_KE.copy_(self.sums_KE / self.use_K.clamp_min(1e-5)[:, None])
+            # A code that nothing is assigned to any more stays where it is: a mean of nothing would lead to 0.
+            known_K1 = self.use_K[:, None] > _LEAST_USE
+            means_KE = self.sums_KE / self.use_K.clamp_min(_LEAST_USE)[:, None]
+            self.vectors_KE.copy_(torch.where(known_K1, means_KE, self.vectors_KE))
 
     @torch.no_grad()
     def revive(self, latents_BEhw: Float[Tensor, "B E h w"], *, below: float, generator: torch.Generator) -> int:

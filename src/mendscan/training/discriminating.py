@@ -64,7 +64,9 @@ class ScanData:
             scan_SHW = scan_SHW.flip(settings.preparation.axes_SHW.index("X"))
         below = settings.preparation.background_below
         inside = torch.ones_like(scan_SHW, dtype=torch.bool)
-        if below:
+        if settings.preparation.intensity == "foreground":
+            inside = scan_SHW != 0  # background is 0 there, and tissue lies around it
+        elif below:
             inside = scan_SHW > foreground_threshold(scan_SHW.numpy(), below)
         return corrupt(
             scan_SHW, donor_SHW=self.scan(donor), usual_SHW=usual_SHW, foreground_SHW=inside,

@@ -71,7 +71,7 @@ def learning_rate_factor(step: int, steps: int, schedule: Literal["constant", "o
         return 1.0
     rise = max(1, round(_RISE * steps))
     if step < rise:
-        return (step + 1) / rise if step else 1 / rise
+        return (step + 1) / rise
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 

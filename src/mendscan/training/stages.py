@@ -42,7 +42,7 @@ _WITHOUT_CONTEXT = 0.3
 _REVIVE_EVERY = 10
 """Steps between two looks for dead codes: running means need some steps to settle."""
 _REVIVE_UNTIL = 0.8
-"""Part of training after which no code is moved any more, so that the decoder can settle."""
+"""Part of training after which no dead code is seeded anew, so that the decoder can settle."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,7 +281,7 @@ def encode_views(vqvae: VQVAE, data: SliceData, views: int, on_batch: Callable[[
             for part in together.split(_ENCODE_BATCH):
                 generator = generator_for(data.settings.seed, "view", view, number)
                 batch = data.augmented(part, generator=generator, alike=alike) if view else data.batch(part)
-                parts.append(vqvae.codes(*batch).to(torch.int16))
+                parts.append(vqvae.codes(*batch).to(_code_type(vqvae)))
                 on_batch(len(part))
         encoded.append(torch.cat(parts))
     positions = torch.from_numpy(slice_positions(data.slices_NSHW.shape[1])[list(data.slices)])
@@ -326,11 +326,17 @@ def validate_prior(prior: PixelSNAIL, codes: CodeData, *, slices: int = _VALIDAT
     for part in chosen.round().long().split(_ENCODE_BATCH):
         at = torch.zeros_like(part), part
         nll_Bhw = prior.nll(*codes.at(*at))
-        alone, count = alone + float(nll_Bhw.double().sum()), count + nll_Bhw.numel()
+        alone, count = alone + float(nll_Bhw.cpu().double().sum()), count + nll_Bhw.numel()
         if gap:
-            given += float(prior.nll(*codes.at(*at), codes.beside(*at, gap, missing=prior.codes)).double().sum())
+            given_Bhw = prior.nll(*codes.at(*at), codes.beside(*at, gap, missing=prior.codes))
+            given += float(given_Bhw.cpu().double().sum())
     prior.train()
     return {"holdout_nll": alone / count} | ({"holdout_nll_beside": given / count} if gap else {})
+
+
+def _code_type(vqvae: VQVAE) -> torch.dtype:
+    """Return the smallest type that holds every code: those of a cohort are kept in memory."""
+    return torch.int16 if vqvae.settings.codes <= torch.iinfo(torch.int16).max else torch.int32
 
 
 def _arithmetic(settings: Settings, device: torch.device) -> torch.autocast:
