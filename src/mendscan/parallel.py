@@ -23,7 +23,11 @@ def available_cores() -> int:
 
 
 def all_in_processes(
-    work: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], *, after_each: Callable[[], object] = lambda: None
+    work: Callable[..., Result],
+    jobs: Sequence[tuple[Any, ...]],
+    *,
+    after_each: Callable[[], object] = lambda: None,
+    workers: int | None = None,
 ) -> list[Result]:
     """Return the results of `work(*job)` for each job, in order, computed in one process per core.
 
@@ -33,9 +37,10 @@ def all_in_processes(
         work: A function of a module.
         jobs: Arguments of each call.
         after_each: Called when a job is done, whichever it is.
+        workers: Processes; None = one per core; 0 = none, the work is done here.
     """
     results: dict[int, Result] = {}
-    for index, outcome in each_outcome(work, jobs):
+    for index, outcome in each_outcome(work, jobs, workers=workers):
         if isinstance(outcome, Exception):
             raise outcome
         results[index] = outcome

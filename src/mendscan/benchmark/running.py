@@ -31,6 +31,8 @@ from mendscan.volumes.writing import make_folder
 __all__ = ["run_benchmark"]
 
 DEFAULT_MINUTES = 30.0
+_FEW = 32
+"""So many scans are read sooner than processes start."""
 TEST_SHARE = 0.2
 """Part of the scans that is kept apart: methods never see them, and anomalies are put into copies of them."""
 
@@ -128,7 +130,8 @@ def _different_scans(scans: Sequence[Path], progress: Progress) -> tuple[list[Pa
     """
     progress.begin("read", len(scans))
     found: dict[int, str] = {}
-    for index, outcome in each_in_processes(_content, [(scan,) for scan in scans], expected=ScanError):
+    workers = None if len(scans) > _FEW else 0
+    for index, outcome in each_in_processes(_content, [(scan,) for scan in scans], expected=ScanError, workers=workers):
         progress.advance()
         if isinstance(outcome, ScanError):
             progress.say(f"left out: {outcome}")

@@ -58,6 +58,8 @@ _BIAS_SMOOTHNESS_SHARE = 0.25  # of the field of view
 _NOISE_SHARE = (0.01, 0.035)  # of white matter's mean
 _MARGIN_MM = (4.0, 14.0)  # of background around the head
 _SCALE_DECADES = (0.0, 3.0)
+_FEW = 8
+"""So many brains are simulated sooner than processes start."""
 _OBLIQUE_PROBABILITY = 0.3
 _OBLIQUE_DEGREES = (5.0, 20.0)
 
@@ -308,12 +310,11 @@ def simulate_cohort(
         found = f"n={n}, seed={seed}, {len(spacings_mm)} spacings"
         raise SettingsError("no cohort to simulate", found=found, expected="n >= 1, seed >= 0, at least 1 spacing")
     load_template()  # what is missing is said before any process is started
-    told = progress or Silent()
-    paths = [Path(folder) / f"{prefix}_{k:03d}.nii.gz" for k in range(n)]
+    told, paths = progress or Silent(), [Path(folder) / f"{prefix}_{k:03d}.nii.gz" for k in range(n)]
     with held_folder(Path(folder), "simulation"):
         told.begin("simulate", n)
         jobs = [(path, seed, k, spacings_mm[k % len(spacings_mm)]) for k, path in enumerate(paths)]
-        all_in_processes(_write_brain, jobs, after_each=told.advance)
+        all_in_processes(_write_brain, jobs, after_each=told.advance, workers=None if n > _FEW else 0)
     return paths
 
 
