@@ -10,11 +10,11 @@ from scipy.ndimage import gaussian_filter
 
 from mendscan.cohort.preparing import prepare
 from mendscan.config import Settings
+from mendscan.detection import saved_model
 from mendscan.detection.calibration import Calibration, CodeThresholds
 from mendscan.detection.detector import map_and_findings
 from mendscan.detection.networks import Networks
 from mendscan.detection.voxel_calibration import calibrate_voxels, left_out_maps
-from mendscan.models.bundle import save_bundle
 from mendscan.models.pixelsnail import PixelSNAIL
 from mendscan.models.vqvae import VQVAE
 from mendscan.volumes.volume import volume_from_array
@@ -79,13 +79,4 @@ def calibration_of(networks: Networks) -> Calibration:
 
 
 def save_model(folder: Path, networks: Networks, calibration: Calibration) -> None:
-    save_bundle(
-        folder,
-        settings=networks.settings,
-        networks=networks.parts,
-        calibration=calibration.to_json(),
-        calibration_arrays={name: torch.from_numpy(array) for name, array in calibration.arrays().items()},
-        plan={},
-        split={},
-        card="# Tiny\n",
-    )
+    saved_model.save_model(folder, networks, calibration, plan={}, split={}, card="# Tiny\n")

@@ -382,6 +382,12 @@ def test_what_follows_from_the_grid_follows_from_the_users_grid() -> None:
     assert fine.discriminator.batch_scans < usual.discriminator.batch_scans
 
 
+def test_of_a_setting_given_twice_the_last_one_counts_and_is_said_once() -> None:
+    plan = plan_auto(cohort(**CROP), seed=0, assignments=["vqvae.codes=64", "vqvae.codes=256"])
+    assert plan.settings.vqvae.codes == 256
+    assert [each.value for each in plan.decisions if each.setting == "vqvae.codes"] == ["256"]
+
+
 def test_what_is_said_of_a_whole_network_goes_when_part_of_it_is_chosen() -> None:
     plan = plan_auto(cohort(**CROP), seed=0, assignments=["vqvae.codes = 256"])
     assert plan.settings.vqvae.codes == 256

@@ -8,7 +8,7 @@ from typing import Any
 
 from mendscan.cohort.decision import SET_BY_USER, Decision
 from mendscan.cohort.fingerprint import Fingerprint
-from mendscan.config import Settings, override
+from mendscan.config import Settings, assigned, override
 
 __all__ = ["Plan"]
 
@@ -37,9 +37,8 @@ class Plan:
 
         What was decided of a whole section goes when one of its settings is chosen: it would no longer be true.
         """
-        pairs = [(key.strip(), value.strip()) for key, _, value in (each.partition("=") for each in assignments)]
-        chosen = [Decision(key, value, SET_BY_USER) for key, value in pairs]
-        sections = {key.partition(".")[0] for key, _ in pairs}
+        chosen = [Decision(key, value, SET_BY_USER) for key, value in assigned(assignments).items()]
+        sections = {decision.setting.partition(".")[0] for decision in chosen}
         kept = tuple(decision for decision in self.decisions if decision.setting not in sections)
         return replace(self, decisions=kept).decided(*chosen, settings=override(self.settings, assignments))
 

@@ -24,6 +24,7 @@ from mendscan.config import (
     Settings,
     TrainingSettings,
     VqvaeSettings,
+    assigned,
 )
 
 __all__ = ["plan_auto", "plan_preset"]
@@ -73,9 +74,8 @@ def plan_auto(
 
 def _asked_axis(assignments: Sequence[str]) -> Axis | None:
     """Return the slice axis that the user has set, which the grid must suit; what is no axis is refused later."""
-    pairs = (assignment.partition("=") for assignment in assignments)
-    values = [value.strip() for key, _, value in pairs if key.strip() == "preparation.slice_axis"]
-    return next((axis for axis in _AXES if values and axis == values[-1]), None)
+    asked = assigned(assignments).get("preparation.slice_axis")
+    return next((axis for axis in _AXES if axis == asked), None)
 
 
 def _preparation(cohort: Fingerprint, asked: Axis | None) -> tuple[PreparationSettings, tuple[Decision, ...]]:

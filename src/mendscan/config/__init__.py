@@ -9,7 +9,7 @@ read and changed.
 from __future__ import annotations
 
 from mendscan.config.detection_settings import DetectionSettings
-from mendscan.config.parsing import override, parse_settings
+from mendscan.config.parsing import assigned, override, parse_settings
 from mendscan.config.presets import PRESETS
 from mendscan.config.settings import (
     AugmentationSettings,
@@ -33,6 +33,7 @@ __all__ = [
     "Settings",
     "TrainingSettings",
     "VqvaeSettings",
+    "assigned",
     "override",
     "parse_settings",
 ]

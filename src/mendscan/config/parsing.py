@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from mendscan.config.settings import Settings
 from mendscan.errors import SettingsError
 
-__all__ = ["override", "parse_settings"]
+__all__ = ["assigned", "override", "parse_settings"]
 
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -39,6 +39,17 @@ def parse_settings(values: Any, *, where: object) -> Settings:
     _check_ranges(settings, where)
     _check_evidence(settings, where)
     return settings
+
+
+def assigned(assignments: Sequence[str]) -> dict[str, str]:
+    """Return what ``section.key=value`` assignments give to each setting, as text; the last one counts.
+
+    Example:
+        >>> assigned(["training.steps = 8", "training.steps=9"])
+        {'training.steps': '9'}
+    """
+    pairs = (assignment.partition("=") for assignment in assignments)
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def override(settings: Settings, assignments: Sequence[str]) -> Settings:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mendscan.config import PRESETS
+from mendscan.config import PRESETS, assigned
 from mendscan.errors import ModelError, SettingsError
 from mendscan.training.workplace import is_started
 
@@ -57,13 +57,12 @@ def _check_budget(budget: Budget) -> None:
 
 
 def _refuse_twice(assignments: Sequence[str]) -> None:
-    for assignment in assignments:
-        if assignment.partition("=")[0].strip() in {"training.steps", "training.epochs"}:
-            raise SettingsError(
-                "how long to train is given twice",
-                where=f"--set {assignment}",
-                remedy="give either the setting, or --minutes, --steps or --epochs",
-            )
+    for key in assigned(assignments).keys() & {"training.steps", "training.epochs"}:
+        raise SettingsError(
+            "how long to train is given twice",
+            where=f"--set {key}",
+            remedy="give either the setting, or --minutes, --steps or --epochs",
+        )
 
 
 def _check_epochs(epochs: int, preset: str, *, resume: bool) -> None:
